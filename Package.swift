@@ -1,0 +1,91 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Modules stand in rows; a module imports only from the rows above it in this file. The build holds that with
+// `--explicit-target-dependency-import-check error` (see Makefile).
+
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableExperimentalFeature("Lifetimes"),
+]
+
+let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+    .testTarget(
+        name: name,
+        dependencies: dependencies + ["TestSupport"],
+        exclude: exclude,
+        swiftSettings: swiftSettings
+    )
+}
+
+func library(_ name: String, pkgConfig: String, apt: String) -> Target {
+    .systemLibrary(
+        name: name,
+        path: "CShims/system/\(pkgConfig)",
+        pkgConfig: pkgConfig,
+        providers: [.apt([apt])]
+    )
+}
+
+let package = Package(
+    name: "crfs",
+    products: [
+        // For the packages in Benchmarks/ and Tests/Fuzz/ only.
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        // Row 0: the C libraries and the one C target that speaks to them.
+        library("CFuse3", pkgConfig: "fuse3", apt: "libfuse3-dev"),
+        library("CDeflate", pkgConfig: "libdeflate", apt: "libdeflate-dev"),
+        library("CLZ4", pkgConfig: "liblz4", apt: "liblz4-dev"),
+        library("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
+        library("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
+        library("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
+        library("CCrypto", pkgConfig: "libcrypto", apt: "libssl-dev"),
+        .target(
+            name: "CShims",
+            dependencies: ["CFuse3", "CDeflate", "CLZ4", "CCurl", "CZstd", "CZlib", "CCrypto"],
+            path: "CShims/shims",
+            linkerSettings: [
+                // By name: SwiftPM refuses the defines in simdjson's pkg-config file.
+                .linkedLibrary("simdjson"),
+                .linkedLibrary("stdc++"),
+            ]
+        ),
+
+        // Row 1
+        module("PosixIO", ["CShims"]),
+        module("OCIModel", []),
+        // Row 2
+        // Row 3
+        // Row 4
+        // Row 5
+        // Row 6
+        // Row 7
+
+        // Tests
+        .target(
+            name: "TestSupport",
+            dependencies: ["PosixIO", "OCIModel"],
+            path: "Tests/TestSupport",
+            exclude: ["faultproxy.py", "mklayout.py", "reader.py"],
+            swiftSettings: swiftSettings
+        ),
+        tests("PosixIOTests", ["PosixIO"]),
+        tests("OCIModelTests", ["OCIModel"]),
+    ]
+)

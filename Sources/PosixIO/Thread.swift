@@ -1,0 +1,115 @@
+internal import CShims
+internal import Glibc
+
+/// Starts a thread that runs `body` and is never joined. All signals are blocked in it: the main thread takes them.
+public func startThread(named name: String, _ body: @escaping @Sendable () -> Void) {
+    final class Box {
+        let name: String
+        let body: @Sendable () -> Void
+        init(_ name: String, _ body: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.body = body
+        }
+    }
+    var all = sigset_t()
+    var before = sigset_t()
+    _ = unsafe sigfillset(&all)
+    _ = unsafe pthread_sigmask(SIG_SETMASK, &all, &before)
+    let context = unsafe Unmanaged.passRetained(Box(name, body)).toOpaque()
+    var thread = pthread_t()
+    // SAFETY: the new thread takes the one retain that `passRetained` made.
+    let result = unsafe pthread_create(
+        &thread,
+        nil,
+        { context in
+            guard let context = unsafe context else { return nil }
+            let box = unsafe Unmanaged<Box>.fromOpaque(context).takeRetainedValue()
+            unsafe crfs_name_thread(box.name)
+            box.body()
+            return nil
+        },
+        context
+    )
+    _ = unsafe pthread_sigmask(SIG_SETMASK, &before, nil)
+    guard result == 0 else { fatalError("pthread_create: \(describeErrno(result))") }
+    pthread_detach(thread)
+}
+
+/// A fixed number of threads that run jobs first in, first out. For work that uses the processor or waits for the
+/// disk; nothing that waits for the network belongs here.
+public final class WorkerPool: Sendable {
+    @safe
+    private final class Queue: @unchecked Sendable {
+        // SAFETY: every field is touched only with `mutex` held; the condition variable needs a stable address, which
+        // a heap allocation gives.
+        let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+        let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+        var jobs: [@Sendable () -> Void] = []
+        var head = 0
+
+        init() {
+            unsafe pthread_mutex_init(mutex, nil)
+            unsafe pthread_cond_init(condition, nil)
+        }
+
+        func push(_ job: @escaping @Sendable () -> Void) {
+            unsafe pthread_mutex_lock(mutex)
+            jobs.append(job)
+            unsafe pthread_cond_signal(condition)
+            unsafe pthread_mutex_unlock(mutex)
+        }
+
+        func next() -> @Sendable () -> Void {
+            unsafe pthread_mutex_lock(mutex)
+            while head == jobs.count { unsafe pthread_cond_wait(condition, mutex) }
+            let job = jobs[head]
+            jobs[head] = {}
+            head += 1
+            if head == jobs.count {
+                jobs.removeAll(keepingCapacity: true)
+                head = 0
+            }
+            unsafe pthread_mutex_unlock(mutex)
+            return job
+        }
+    }
+
+    private let queue = Queue()
+
+    /// Starts `threads` threads; they live until the process ends.
+    public init(named name: String, threads: Int) {
+        precondition(threads > 0)
+        for index in 0..<threads {
+            let queue = queue
+            startThread(named: "\(name)-\(index)") {
+                while true { queue.next()() }
+            }
+        }
+    }
+
+    /// Queues a job.
+    public func submit(_ job: @escaping @Sendable () -> Void) {
+        queue.push(job)
+    }
+
+    /// Queues a job and waits for its result, without a thread of the cooperative pool.
+    public func run<T: Sendable>(_ job: @escaping @Sendable () -> T) async -> T {
+        await withCheckedContinuation { continuation in
+            submit { continuation.resume(returning: job()) }
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+public func monotonicNanoseconds() -> UInt64 {
+    var time = timespec()
+    _ = unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+}
+
+/// CLOCK_REALTIME in seconds since 1970.
+public func wallClockSeconds() -> Int64 {
+    var time = timespec()
+    _ = unsafe clock_gettime(CLOCK_REALTIME, &time)
+    return Int64(time.tv_sec)
+}
