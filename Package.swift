@@ -71,6 +71,7 @@ let package = Package(
         module("PosixIO", ["CShims"]),
         module("OCIModel", []),
         // Row 2
+        module("BlockCodec", ["CShims", "PosixIO", "OCIModel"]),
         // Row 3
         // Row 4
         // Row 5
@@ -87,5 +88,6 @@ let package = Package(
         ),
         tests("PosixIOTests", ["PosixIO"]),
         tests("OCIModelTests", ["OCIModel"]),
+        tests("BlockCodecTests", ["BlockCodec", "OCIModel", "PosixIO"]),
     ]
 )

@@ -1,0 +1,89 @@
+internal import CShims
+public import PosixIO
+
+/// Compressed data that cannot be what it must be.
+public enum CodecError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// Bad header, bad code, wrong checksum or wrong size field.
+    case corrupt
+    /// The data ends before what it announced.
+    case truncated
+    /// It unpacks to more than the caller allows.
+    case tooLarge(limit: Int)
+    /// The system has no memory for it.
+    case outOfMemory(bytes: Int)
+
+    /// What is wrong.
+    public var description: String {
+        switch self {
+        case .corrupt: "corrupt compressed data"
+        case .truncated: "compressed data ends too early"
+        case .tooLarge(let limit): "compressed data unpacks to more than \(limit) bytes"
+        case .outOfMemory(let bytes): "no memory for \(bytes) bytes of unpacked data"
+        }
+    }
+}
+
+/// Inflates gzip members with libdeflate. One thread at a time.
+@safe
+public struct Inflater: ~Copyable {
+    private let decompressor: OpaquePointer
+
+    /// Allocates a decompressor; traps when memory is out.
+    public init() {
+        guard let decompressor = unsafe libdeflate_alloc_decompressor() else {
+            fatalError("out of memory for a decompressor")
+        }
+        unsafe self.decompressor = decompressor
+    }
+
+    deinit {
+        unsafe libdeflate_free_decompressor(decompressor)
+    }
+
+    /// Inflates the gzip members (RFC 1952) at the start of `bytes` until at least `wanted` bytes have come out.
+    /// Each member's CRC-32 and size are checked.
+    ///
+    /// - Parameters:
+    ///   - bytes: one or more members; what follows the last one needed is ignored.
+    ///   - wanted: how many bytes must come out; more may (whole members only).
+    ///   - limit: the most that may come out, a bound on memory whatever the data says.
+    /// - Returns: what came out, `wanted` bytes or more.
+    public mutating func inflate(
+        _ bytes: borrowing RawSpan,
+        wanted: Int,
+        limit: Int
+    ) throws(CodecError) -> UniqueBytes {
+        guard wanted <= limit else { throw .tooLarge(limit: limit) }
+        // A member holds the padding and headers up to the next payload too, so leave room for some of them first.
+        var capacity = min(limit, wanted + 16 * 1024)
+        while true {
+            guard var out = UniqueBytes(trying: capacity) else { throw .outOfMemory(bytes: capacity) }
+            var produced = 0
+            var consumed = 0
+            let status = unsafe bytes.withUnsafeBytes { input in
+                unsafe out.withUnsafeMutableCapacity { output in
+                    unsafe crfs_inflate_members(
+                        decompressor,
+                        input.baseAddress,
+                        input.count,
+                        wanted,
+                        output.baseAddress,
+                        output.count,
+                        &produced,
+                        &consumed
+                    )
+                }
+            }
+            switch status {
+            case CRFS_INFLATE_OK:
+                out.truncate(to: produced)
+                return out
+            case CRFS_INFLATE_SHORT: throw .truncated
+            case CRFS_INFLATE_SPACE:
+                guard capacity < limit else { throw .tooLarge(limit: limit) }
+                capacity = min(limit, capacity * 4)
+            default: throw .corrupt
+            }
+        }
+    }
+}
