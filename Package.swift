@@ -72,6 +72,7 @@ let package = Package(
         module("OCIModel", []),
         // Row 2
         module("BlockCodec", ["CShims", "PosixIO", "OCIModel"]),
+        module("HTTPTransport", ["CShims", "PosixIO", "OCIModel", log]),
         // Row 3
         // Row 4
         // Row 5
@@ -89,5 +90,6 @@ let package = Package(
         tests("PosixIOTests", ["PosixIO"]),
         tests("OCIModelTests", ["OCIModel"]),
         tests("BlockCodecTests", ["BlockCodec", "OCIModel", "PosixIO"]),
+        tests("HTTPTransportTests", ["HTTPTransport", "OCIModel", "PosixIO"]),
     ]
 )

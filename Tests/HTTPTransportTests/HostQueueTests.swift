@@ -1,0 +1,69 @@
+import Testing
+
+@testable import HTTPTransport
+
+/// Whose turn it is.
+@Suite struct HostQueueTests {
+    private func transfer(_ priority: TransferPriority) throws -> Transfer {
+        var request = HTTPRequest(try #require(HTTPURL("https://h.example/")))
+        request.priority = priority
+        return Transfer(request)
+    }
+
+    private func fill(_ queue: inout HostQueue, _ priority: TransferPriority, _ count: Int) throws {
+        for _ in 0..<count { queue.append(try transfer(priority)) }
+    }
+
+    private func drain(_ queue: inout HostQueue) -> [Transfer] {
+        var taken: [Transfer] = []
+        while let transfer = queue.next() {
+            transfer.phase = .active
+            taken.append(transfer)
+        }
+        return taken
+    }
+
+    @Test func demandGoesFirstAndFillsAllPlaces() throws {
+        var queue = HostQueue()
+        try fill(&queue, .background, 5)
+        try fill(&queue, .profile, 5)
+        try fill(&queue, .demand, 20)
+        let taken = drain(&queue)
+        #expect(taken.map(\.request.priority) == Array(repeating: .demand, count: 16))
+    }
+
+    @Test func aQuarterOfThePlacesIsForDemand() throws {
+        var queue = HostQueue()
+        try fill(&queue, .landmark, 20)
+        #expect(drain(&queue).count == 12)
+        try fill(&queue, .demand, 20)
+        #expect(drain(&queue).count == 4)
+    }
+
+    @Test func theBackgroundGetsFewPlaces() throws {
+        var queue = HostQueue()
+        try fill(&queue, .background, 20)
+        let taken = drain(&queue)
+        #expect(taken.count == 4)
+        queue.release(taken[0])
+        #expect(drain(&queue).count == 1)
+        try fill(&queue, .profile, 1)
+        #expect(drain(&queue).map(\.request.priority) == [.profile])
+    }
+
+    @Test func orderIsKeptWithinAPriorityAndTheFinishedAreSkipped() throws {
+        var queue = HostQueue()
+        let transfers = try (0..<500).map { _ in try transfer(.demand) }
+        for transfer in transfers { queue.append(transfer) }
+        for index in stride(from: 0, to: 500, by: 3) { transfers[index].phase = .finished }
+        var taken: [ObjectIdentifier] = []
+        while true {
+            let some = drain(&queue)
+            if some.isEmpty { break }
+            taken += some.map { ObjectIdentifier($0) }
+            for transfer in some { queue.release(transfer) }
+        }
+        let expected = transfers.indices.filter { $0 % 3 != 0 }.map { ObjectIdentifier(transfers[$0]) }
+        #expect(taken == expected)
+    }
+}
