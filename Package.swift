@@ -74,6 +74,7 @@ let package = Package(
         module("BlockCodec", ["CShims", "PosixIO", "OCIModel"]),
         module("HTTPTransport", ["CShims", "PosixIO", "OCIModel", log]),
         // Row 3
+        module("LayerFormat", ["CShims", "BlockCodec", "OCIModel", "PosixIO"]),
         module("OCIRegistry", ["HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
         // Row 4
         // Row 5
@@ -92,6 +93,7 @@ let package = Package(
         tests("OCIModelTests", ["OCIModel"]),
         tests("BlockCodecTests", ["BlockCodec", "OCIModel", "PosixIO"]),
         tests("HTTPTransportTests", ["HTTPTransport", "OCIModel", "PosixIO"]),
+        tests("LayerFormatTests", ["LayerFormat", "BlockCodec", "OCIModel", "PosixIO"]),
         tests(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],

@@ -1,0 +1,62 @@
+internal import BlockCodec
+internal import OCIModel
+public import PosixIO
+
+/// Builds a layer's index from its TOC.
+public enum LayerIndexBuilder {
+    /// Inflates the TOC's member, checks its digest, and builds the index.
+    ///
+    /// - Parameters:
+    ///   - blob: the layer's blob from `tocOffset` to the footer or beyond.
+    ///   - source: what is known of the layer.
+    ///   - note: gets one line for each thing that must be logged (foreign overlay xattrs dropped, hard link without a
+    ///     target in this layer, …).
+    /// - Returns: the index file's bytes.
+    public static func build(
+        tocMember blob: borrowing RawSpan,
+        source: TOCSource,
+        note: (String) -> Void
+    ) throws(LayerFormatError) -> UniqueBytes {
+        let member = try TOCMember(inflating: blob)
+        return try build(member.tar, member.json, source, note)
+    }
+
+    /// The same from JSON that is inflated already.
+    public static func build(
+        json: consuming UniqueBytes,
+        source: TOCSource,
+        note: (String) -> Void
+    ) throws(LayerFormatError) -> UniqueBytes {
+        guard json.count <= FormatLimit.tocBytes else {
+            throw LayerFormatError(.tooLarge, "the TOC is larger than 256 MiB")
+        }
+        if json.capacity - json.count < TOCWalk.padding { json = TOCWalk.padded(json.span) }
+        return try build(json, 0..<json.count, source, note)
+    }
+
+    private static func build(
+        _ json: borrowing UniqueBytes,
+        _ range: Range<Int>,
+        _ source: TOCSource,
+        _ note: (String) -> Void
+    ) throws(LayerFormatError) -> UniqueBytes {
+        let digest = SHA256.digest(of: json.span.extracting(range))
+        if let promised = source.promisedDigest, promised != digest {
+            throw LayerFormatError(.digestMismatch, "the TOC has the digest \(digest); \(promised) was promised")
+        }
+        var reader = TOCReader(tocOffset: source.tocOffset, jsonBytes: range.count)
+        try TOCWalk.run(json, range, into: &reader)
+        try reader.finish()
+        let starts = reader.memberStarts
+        let tree = try TreeFinisher(reader.tree)
+        tree.tree.notes.report(note)
+        var header = IndexHeader()
+        header.layerDigest = source.layerDigest
+        header.tocDigest = digest
+        header.blobSize = source.blobSize
+        header.tocOffset = source.tocOffset
+        header.prefetchEnd = tree.prefetchEnd ?? .max
+        var serializer = LayerSerializer(tree, memberStarts: starts, tocOffset: source.tocOffset)
+        return try serializer.serialize(header)
+    }
+}
