@@ -77,6 +77,7 @@ let package = Package(
         module("LayerFormat", ["CShims", "BlockCodec", "OCIModel", "PosixIO"]),
         module("OCIRegistry", ["HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
         // Row 4
+        module("LayerWriter", ["CShims", "BlockCodec", "OCIModel", "PosixIO", "LayerFormat"]),
         // Row 5
         // Row 6
         // Row 7
@@ -94,6 +95,7 @@ let package = Package(
         tests("BlockCodecTests", ["BlockCodec", "OCIModel", "PosixIO"]),
         tests("HTTPTransportTests", ["HTTPTransport", "OCIModel", "PosixIO"]),
         tests("LayerFormatTests", ["LayerFormat", "BlockCodec", "OCIModel", "PosixIO"]),
+        tests("LayerWriterTests", ["LayerWriter", "LayerFormat", "BlockCodec", "OCIModel", "PosixIO"]),
         tests(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],
