@@ -75,6 +75,7 @@ let package = Package(
         module("HTTPTransport", ["CShims", "PosixIO", "OCIModel", log]),
         // Row 3
         module("LayerFormat", ["CShims", "BlockCodec", "OCIModel", "PosixIO"]),
+        module("ChunkStore", ["CShims", "PosixIO", "BlockCodec", "OCIModel"]),
         module("OCIRegistry", ["HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
         // Row 4
         module("LayerWriter", ["CShims", "BlockCodec", "OCIModel", "PosixIO", "LayerFormat"]),
@@ -96,6 +97,7 @@ let package = Package(
         tests("HTTPTransportTests", ["HTTPTransport", "OCIModel", "PosixIO"]),
         tests("LayerFormatTests", ["LayerFormat", "BlockCodec", "OCIModel", "PosixIO"]),
         tests("LayerWriterTests", ["LayerWriter", "LayerFormat", "BlockCodec", "OCIModel", "PosixIO"]),
+        tests("ChunkStoreTests", ["ChunkStore", "BlockCodec", "OCIModel", "PosixIO"]),
         tests(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],
