@@ -42,6 +42,10 @@ let package = Package(
     name: "crfs",
     products: [
         // For the packages in Benchmarks/ and Tests/Fuzz/ only.
+        .library(
+            name: "CrfsModules",
+            targets: ["BlobIO", "ChunkStore", "LayerFormat", "BlockCodec", "OCIModel", "PosixIO", "CShims"]
+        ),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -79,6 +83,10 @@ let package = Package(
         module("OCIRegistry", ["HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
         // Row 4
         module("LayerWriter", ["CShims", "BlockCodec", "OCIModel", "PosixIO", "LayerFormat"]),
+        module(
+            "BlobIO",
+            ["LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", log]
+        ),
         // Row 5
         // Row 6
         // Row 7
@@ -102,6 +110,13 @@ let package = Package(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],
             exclude: ["fakeregistry.py"]
+        ),
+        tests(
+            "BlobIOTests",
+            [
+                "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore", "OCIRegistry", "HTTPTransport", "BlockCodec",
+                "OCIModel", "PosixIO", log,
+            ]
         ),
     ]
 )

@@ -1,0 +1,134 @@
+internal import ChunkStore
+internal import LayerFormat
+internal import Logging
+public import OCIModel
+public import OCIRegistry
+internal import PosixIO
+
+/// Options of the read path.
+public struct BlobIOOptions: Sendable {
+    /// How chunks are checked.
+    public var verify: VerifyMode = .auto
+    /// Bytes that chunks may take in memory: those that the disk does not take, all where there is no chunk directory.
+    public var memoryCacheBytes: Int = 256 << 20
+    /// Absolute path of the directory for chunks, which exists: `<cache>/chunks`; nil to keep none on disk.
+    public var chunkDirectory: String?
+    /// Bytes that the chunks may take on disk.
+    public var cacheBytes: Int = 10 << 30
+    /// Absolute path of the directory for layer indexes: `<cache>/layers`.
+    public var indexDirectory: String
+
+    /// The defaults, with this directory.
+    public init(indexDirectory: String) {
+        self.indexDirectory = indexDirectory
+    }
+}
+
+/// The read path from a chunk to the registry: store, flights, range fetches, decode workers. One per process.
+/// See docs/decisions/0006-read-path.md.
+public final class BlobIO: Sendable {
+    let options: BlobIOOptions
+    let store: ChunkStore
+    let flights = FlightTable()
+    let decoder = MemberDecoder()
+    /// Inflates, checks, packs; reads local files.
+    let workers: WorkerPool
+    let log: LimitedLog
+    let counters = Counters()
+    let landing = LandingQueue()
+    let aheadBudget = AheadBudget()
+    let limits: FetchLimits
+    private let layers: LayerTable
+    private let opener: LayerOpener
+    private let registry: RegistryClient?
+
+    /// The read path of a process; starts its threads.
+    public convenience init(registry: RegistryClient, options: BlobIOOptions) {
+        self.init(registry: registry, options: options, log: LimitedLog(logger: Logger(label: "crfs.BlobIO")))
+    }
+
+    /// The same with a log of one's own; without a registry where every place is given by the caller (tests).
+    ///
+    /// - Parameters:
+    ///   - failureMemory: how long a failed open is remembered, in nanoseconds; nil for the usual times.
+    ///   - limits: what may be fetched ahead; nil for what fits the store.
+    init(
+        registry: RegistryClient?,
+        options: BlobIOOptions,
+        log: LimitedLog,
+        failureMemory: UInt64? = nil,
+        limits: FetchLimits? = nil
+    ) {
+        // What is on its way is in memory, whatever the disk may hold.
+        let limits = limits ?? .store(of: UInt64(max(0, options.memoryCacheBytes)))
+        self.limits = limits
+        self.registry = registry
+        self.options = options
+        self.log = log
+        if let directory = options.chunkDirectory {
+            store = ChunkStore(
+                directory: directory,
+                capacity: options.cacheBytes,
+                memory: options.memoryCacheBytes
+            ) { message in
+                log(.warning, cause: "chunk store") { message }
+            }
+        } else {
+            store = ChunkStore(capacity: options.memoryCacheBytes)
+        }
+        workers = WorkerPool(named: "crfs-decode", threads: 2)
+        layers = LayerTable(failureMemory: failureMemory)
+        opener = LayerOpener(options: options, workers: workers, log: log, limits: limits)
+    }
+
+    /// Figures since the start.
+    public var statistics: BlobIOStatistics {
+        var result = counters.statistics
+        result.flightsNow = flights.count
+        result.store = store.statistics
+        return result
+    }
+
+    // MARK: Opening
+
+    /// Opens a registry layer: its cached index, or footer and TOC in one range. Single flight per layer; later callers
+    /// get the same `Layer`, and add `repository` as a further place to read from.
+    ///
+    /// A failure is remembered for a short time, so that a look-up that is repeated at once costs no request.
+    public func open(
+        _ descriptor: ContentDescriptor,
+        from repository: Repository
+    ) async throws(BlobError) -> Layer {
+        guard let registry else { throw BlobError(.unavailable, "no registry client") }
+        let address = BlobAddress(repository: repository, digest: descriptor.digest, size: descriptor.size)
+        return try await open(descriptor, at: Place(registry, address))
+    }
+
+    /// The same from any place.
+    func open(_ descriptor: ContentDescriptor, at place: Place) async throws(BlobError) -> Layer {
+        let promised = options.verify == .off ? nil : descriptor.tocDigest
+        let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promised: promised)) {
+            [opener] isDamaged in
+            await opener.open(descriptor, promised: promised, at: place, anew: isDamaged)
+        }
+        layer.add(place)
+        return layer
+    }
+
+    /// Opens a local layer file (known by device, inode, size and times). Opening the same file again gives the same
+    /// layer, and costs no more than an open and an fstat.
+    public func open(localFile path: String) async throws(BlobError) -> Layer {
+        let opened = await workers.run { () -> Result<(LocalFile, Digest), BlobError> in
+            do throws(SystemError) {
+                let file = try LocalFile(path)
+                return .success((file, file.digest))
+            } catch {
+                return .failure(BlobError(error, name: "local layer \(path)"))
+            }
+        }
+        let (file, digest) = try opened.get()
+        return try await layers.open(LayerTable.Key(digest: digest, promised: nil)) { [opener, workers] isDamaged in
+            await opener.open(file, digest: digest, at: Place(file, pool: workers), anew: isDamaged)
+        }
+    }
+}

@@ -1,0 +1,91 @@
+internal import ChunkStore
+internal import HTTPTransport
+public import LayerFormat
+public import OCIModel
+internal import OCIRegistry
+internal import PosixIO
+internal import Synchronization
+
+/// A layer that is open: its index, and where its bytes come from.
+///
+/// LOCK ORDER: both locks are leaves.
+public final class Layer: Sendable {
+    /// What is in it, and where.
+    public let index: LayerIndex
+    /// The blob's digest; for a local file a digest that stands for the file (see `LocalFile.digest`).
+    public let digest: Digest
+
+    /// How messages name it.
+    let name: String
+    /// Chunks are hashed where the TOC has digests for them.
+    let verifiesChunks: Bool
+    /// The file behind a local layer.
+    let local: LocalFile?
+    /// Compressed bytes on their way that nobody has asked for yet.
+    let bytesAhead = Atomic<Int>(0)
+    /// Where readers of this layer's files stand.
+    let streams: StreamTable
+    /// Chunks that were fetched ahead and not read since.
+    let aheadMap: AheadMap
+    private let places: Mutex<[Place]>
+
+    init(
+        index: LayerIndex,
+        digest: Digest,
+        name: String,
+        place: Place,
+        local: LocalFile?,
+        verifiesChunks: Bool,
+        limits: FetchLimits
+    ) {
+        streams = StreamTable(end: index.tocOffset, limits: limits)
+        aheadMap = AheadMap(chunkCount: index.chunkCount)
+        self.index = index
+        self.digest = digest
+        self.name = name
+        self.local = local
+        self.verifiesChunks = verifiesChunks
+        places = Mutex([place])
+    }
+
+    /// Adds a place to read from after those that are known.
+    func add(_ place: Place) {
+        places.withLock { places in
+            if !places.contains(where: { $0.name == place.name }) { places.append(place) }
+        }
+    }
+
+    /// What is known of the way to the first place.
+    var link: LinkEstimate { places.withLock { $0.first }?.link() ?? .unknown }
+
+    /// Reads a request's range from the first place that gives it, and what one fails to give from the next; the error
+    /// is the first place's.
+    ///
+    /// - Parameter fresh: the last answer was wrong: begin with the next place where there is one, and ask anew.
+    func fetch(_ span: SpanAssembler, _ priority: TransferPriority, fresh: Bool) async throws(BlobError) {
+        var places = places.withLock { $0 }
+        if fresh && places.count > 1 { places.append(places.removeFirst()) }
+        var failure: BlobError?
+        for place in places {
+            do throws(BlobError) {
+                try await place.stream(span.rest, priority, fresh) { span.take($0) }
+                if span.rest.count == 0 { return }
+                throw BlobError(.unavailable, "\(name): \(place.name) did not answer all of \(span.range)")
+            } catch {
+                if failure == nil { failure = error }
+            }
+        }
+        throw failure ?? BlobError(.unavailable, "\(name) has no place to be read from")
+    }
+
+    /// What a chunk is kept under: by content only where the content is checked.
+    func key(_ chunk: Chunk) -> ChunkKey {
+        key(chunk.digest, member: chunk.member.offset, innerOffset: chunk.innerOffset, length: chunk.length)
+    }
+
+    /// The same from the parts of a chunk.
+    func key(_ digest: Digest?, member: UInt64, innerOffset: UInt64, length: UInt32) -> ChunkKey {
+        if verifiesChunks, let digest { return ChunkKey(content: digest, length: length) }
+        return ChunkKey(layer: self.digest, offset: member, innerOffset: innerOffset, length: length)
+    }
+}

@@ -1,0 +1,264 @@
+internal import Glibc
+internal import HTTPTransport
+internal import LayerFormat
+internal import Logging
+internal import OCIModel
+internal import PosixIO
+
+/// Finds or builds a layer's index.
+struct LayerOpener: Sendable {
+    /// What is to be opened.
+    private struct Subject: Sendable {
+        var digest: Digest
+        var size: UInt64
+        var promised: Digest?
+        /// How messages name it.
+        var name: String
+        var place: Place
+        var local: LocalFile?
+    }
+
+    /// A TOC of 256 MiB that cannot be compressed, and its headers: more is not asked for (spec section 3).
+    private static let mostTOC: UInt64 = 257 << 20
+    /// Notes of a build that are logged.
+    private static let mostNotes = 5
+
+    private let options: BlobIOOptions
+    private let workers: WorkerPool
+    private let log: LimitedLog
+    private let limits: FetchLimits
+    /// One index is built at a time, since a large one takes memory.
+    private let builder = WorkerPool(named: "crfs-index", threads: 1)
+
+    init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits) {
+        self.limits = limits
+        self.options = options
+        self.workers = workers
+        self.log = log
+    }
+
+    /// Opens a registry's layer.
+    ///
+    /// - Parameter anew: the index that the cache has proved damaged.
+    func open(
+        _ descriptor: ContentDescriptor,
+        promised: Digest?,
+        at place: Place,
+        anew: Bool
+    ) async -> Result<Layer, BlobError> {
+        let name = "layer \(descriptor.digest)"
+        if let reason = LayerOpener.reasonUnreadable(descriptor) {
+            return .failure(BlobError(.unsupported, "\(name) \(reason)"))
+        }
+        return await open(
+            Subject(digest: descriptor.digest, size: descriptor.size, promised: promised, name: name, place: place),
+            anew: anew
+        )
+    }
+
+    /// Opens a local file's layer.
+    func open(_ file: LocalFile, digest: Digest, at place: Place, anew: Bool) async -> Result<Layer, BlobError> {
+        let name = "local layer \(file.path)"
+        return await open(
+            Subject(digest: digest, size: file.size, promised: nil, name: name, place: place, local: file),
+            anew: anew
+        )
+    }
+
+    /// Why a layer of this media type is not even asked for.
+    private static func reasonUnreadable(_ descriptor: ContentDescriptor) -> String? {
+        let advice = "this version reads eStargz and stargz; convert it with `crfs convert`"
+        switch MediaType.layerCompression(descriptor.mediaType) {
+        case .gzip: return nil
+        case .zstd: return "is a tar+zstd layer; \(advice)"
+        case .some(.none): return "is an uncompressed tar layer without an index; \(advice)"
+        case nil: return "has media type \(descriptor.mediaType), which is no file system layer"
+        }
+    }
+
+    private func open(_ subject: Subject, anew: Bool) async -> Result<Layer, BlobError> {
+        if options.verify == .require && subject.promised == nil {
+            return .failure(
+                BlobError(
+                    .unsupported,
+                    "\(subject.name) has no promised TOC digest, which --verify=require asks for;"
+                        + " mount it with --verify=auto, or convert it with `crfs convert`"
+                )
+            )
+        }
+        do throws(BlobError) {
+            let index = try await index(subject, anew: anew)
+            if subject.promised == nil && options.verify == .auto {
+                log(.notice, cause: "unverified \(subject.digest)") {
+                    "\(subject.name) has no promised TOC digest: its content is checked by CRC-32 and by the digests of"
+                        + " its own TOC only"
+                }
+            }
+            return .success(
+                Layer(
+                    index: index,
+                    digest: subject.digest,
+                    name: subject.name,
+                    place: subject.place,
+                    local: subject.local,
+                    verifiesChunks: options.verify != .off,
+                    limits: limits
+                )
+            )
+        } catch {
+            return .failure(error)
+        }
+    }
+
+    private func index(_ subject: Subject, anew: Bool) async throws(BlobError) -> LayerIndex {
+        if !anew, let index = await cachedIndex(subject) { return index }
+        do throws(BlobError) {
+            return try await fetchedIndex(subject, fresh: false)
+        } catch {
+            guard error.kind == .corrupt && subject.local == nil else { throw error }
+            // What came was wrong, perhaps on the way only: once more, without trusting the way.
+            return try await fetchedIndex(subject, fresh: true)
+        }
+    }
+
+    private func path(_ subject: Subject) -> String {
+        "\(options.indexDirectory)/\(subject.digest.directoryName).idx"
+    }
+
+    /// The index that an earlier open left; nil when there is none, or not this layer's, or not a sound one.
+    private func cachedIndex(_ subject: Subject) async -> LayerIndex? {
+        let path = path(subject)
+        return await workers.run {
+            do throws(LayerFormatError) {
+                let index = try LayerIndex(path: path, layer: subject.digest)
+                guard index.blobSize == subject.size else { return nil }
+                guard subject.promised == nil || index.tocDigest == subject.promised else { return nil }
+                return index
+            } catch {
+                return nil
+            }
+        }
+    }
+
+    /// Footer and TOC in one request, or in two where the TOC starts before what the guess covers.
+    private func fetchedIndex(_ subject: Subject, fresh: Bool) async throws(BlobError) -> LayerIndex {
+        let guess = min(subject.size, Footer.tailGuess(blobSize: subject.size))
+        guard guess > 0 else { throw BlobError(LayerFormatError(.noIndex, "it is empty"), name: subject.name) }
+        let tail = ByteRange(offset: subject.size - guess, count: guess)
+        let tailBytes = try await fetch(subject, tail, fresh: fresh)
+        let footer: Footer
+        do throws(LayerFormatError) {
+            footer = try Footer(tail: tailBytes.span, blobSize: subject.size)
+        } catch {
+            throw BlobError(error, name: subject.name)
+        }
+        guard footer.tocOffset < subject.size, subject.size - footer.tocOffset <= LayerOpener.mostTOC else {
+            throw BlobError(
+                .unsupported,
+                "\(subject.name) has its TOC at \(footer.tocOffset) of \(subject.size) bytes, which is out of bounds or"
+                    + " more than \(LayerOpener.mostTOC) bytes"
+            )
+        }
+        var pieces = [tailBytes]
+        var skip = 0
+        if footer.tocOffset < tail.offset {
+            let missing = ByteRange(offset: footer.tocOffset, count: tail.offset - footer.tocOffset)
+            pieces = [try await fetch(subject, missing, fresh: fresh), tailBytes]
+        } else {
+            skip = Int(footer.tocOffset - tail.offset)
+        }
+        return try await build(subject, tocOffset: footer.tocOffset, pieces, skip: skip)
+    }
+
+    private func fetch(_ subject: Subject, _ range: ByteRange, fresh: Bool) async throws(BlobError) -> SharedBytes {
+        let bytes = try await subject.place.read(range, .demand, fresh)
+        guard UInt64(bytes.count) == range.count else {
+            throw BlobError(.unavailable, "\(subject.name): \(bytes.count) bytes came where \(range) was asked for")
+        }
+        return bytes
+    }
+
+    /// Builds the index on the builder's thread, and keeps it in the index directory where that is possible.
+    private func build(
+        _ subject: Subject,
+        tocOffset: UInt64,
+        _ pieces: [SharedBytes],
+        skip: Int
+    ) async throws(BlobError) -> LayerIndex {
+        let path = path(subject)
+        let result = await builder.run { [self] () -> Result<LayerIndex, BlobError> in
+            let source = TOCSource(
+                layerDigest: subject.digest,
+                blobSize: subject.size,
+                tocOffset: tocOffset,
+                promisedDigest: subject.promised
+            )
+            guard let blob = LayerOpener.join(pieces) else {
+                return .failure(BlobError(.system(ENOMEM), "\(subject.name): no memory for its TOC"))
+            }
+            var notes: [String] = []
+            var noteCount = 0
+            do throws(LayerFormatError) {
+                let toc = blob.span.extracting(skip...)
+                let bytes = try LayerIndexBuilder.build(tocMember: toc, source: source) { note in
+                    noteCount += 1
+                    if notes.count < LayerOpener.mostNotes { notes.append(note) }
+                }
+                logNotes(subject, notes, noteCount)
+                return .success(try keep(bytes.share(), subject, path: path))
+            } catch {
+                return .failure(BlobError(error, name: subject.name))
+            }
+        }
+        return try result.get()
+    }
+
+    /// The pieces one behind the other; nil when memory is out.
+    private static func join(_ pieces: [SharedBytes]) -> SharedBytes? {
+        if pieces.count == 1 { return pieces[0] }
+        guard var bytes = UniqueBytes(trying: pieces.reduce(0) { $0 + $1.count }) else { return nil }
+        unsafe bytes.withUnsafeMutableBytes { buffer in
+            var position = 0
+            for piece in pieces {
+                let source = unsafe UnsafeRawBufferPointer(start: piece.base, count: piece.count)
+                unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[position...]).copyMemory(from: source)
+                position += piece.count
+            }
+        }
+        return bytes.share()
+    }
+
+    private func logNotes(_ subject: Subject, _ notes: [String], _ count: Int) {
+        for (number, note) in notes.enumerated() {
+            log(.notice, cause: "note \(number) \(subject.digest)") { "\(subject.name): \(note)" }
+        }
+        if count > notes.count {
+            log(.notice, cause: "notes \(subject.digest)") {
+                "\(subject.name): \(count - notes.count) more notes of this kind"
+            }
+        }
+    }
+
+    /// Writes the index and maps it; where the directory does not take it, the index stays in memory.
+    private func keep(
+        _ bytes: SharedBytes,
+        _ subject: Subject,
+        path: String
+    ) throws(LayerFormatError) -> LayerIndex {
+        do throws(SystemError) {
+            try makeDirectories(options.indexDirectory)
+            try replaceFile(path, with: bytes.span)
+        } catch {
+            log(.warning, cause: "index directory") {
+                "the index of \(subject.name) stays in memory, since it cannot be kept in a file: \(error);"
+                    + " make room in the cache directory, or name another one"
+            }
+            return try LayerIndex(bytes: bytes, layer: subject.digest)
+        }
+        do throws(LayerFormatError) {
+            return try LayerIndex(path: path, layer: subject.digest)
+        } catch {
+            return try LayerIndex(bytes: bytes, layer: subject.digest)
+        }
+    }
+}
