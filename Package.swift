@@ -88,6 +88,10 @@ let package = Package(
             ["LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", log]
         ),
         // Row 5
+        module(
+            "ImageFS",
+            ["BlobIO", "LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
+        ),
         // Row 6
         // Row 7
 
@@ -117,6 +121,10 @@ let package = Package(
                 "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore", "OCIRegistry", "HTTPTransport", "BlockCodec",
                 "OCIModel", "PosixIO", log,
             ]
+        ),
+        tests(
+            "ImageFSTests",
+            ["ImageFS", "BlobIO", "LayerFormat", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
     ]
 )

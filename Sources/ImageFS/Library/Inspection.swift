@@ -1,0 +1,132 @@
+internal import BlobIO
+internal import LayerFormat
+public import OCIModel
+public import OCIRegistry
+internal import PosixIO
+
+/// What is known of one layer.
+public struct LayerReport: Sendable, Encodable {
+    /// `sha256:<hex>`; nil for a layer file, which is known by its path.
+    public var digest: String?
+    /// The media type that the manifest gives it; nil for a layer file.
+    public var mediaType: String?
+    /// Bytes of the blob.
+    public var size: UInt64
+    /// `estargz` or `stargz`; nil when the layer cannot be read.
+    public var format: String?
+    /// SHA-256 of the TOC.
+    public var tocDigest: String?
+    /// Whether the manifest promises that TOC digest, so that every byte is covered by the image's own digest.
+    public var isVerified: Bool
+    /// Compressed bytes of TOC and footer.
+    public var tocSize: UInt64?
+    /// Names in the layer, directories that are only implied included.
+    public var entries: Int?
+    /// Chunks of regular files.
+    public var chunks: Int?
+    /// Bytes that the landmark asks to prefetch; nil without a landmark.
+    public var prefetchSize: UInt64?
+    /// Why the layer cannot be read.
+    public var problem: String?
+}
+
+/// What is known of an image.
+public struct ImageReport: Sendable, Encodable {
+    /// The reference in full.
+    public var reference: String
+    /// The digest that the tag leads to: an index's, or the manifest's own.
+    public var digest: String
+    /// The image manifest's digest.
+    public var manifestDigest: String
+    /// The image manifest's media type.
+    public var mediaType: String
+    /// Why it is no image that can be mounted.
+    public var problem: String?
+    /// The layers, bottom first, each once.
+    public var layers: [LayerReport]
+}
+
+extension Library {
+    /// Looks an image and its layers up; opens every layer that can be opened.
+    public func inspect(_ reference: ImageReference, platform: Platform) async throws(RegistryError) -> ImageReport {
+        let repository = reference.repository
+        let top = try await registry.manifest(repository, reference.manifestName)
+        var chosen = top
+        var manifest: ImageManifest?
+        switch try document(top, repository) {
+        case .image(let image): manifest = image
+        case .index(let index):
+            guard let descriptor = index.select(platform) else {
+                throw RegistryError(
+                    .notFound,
+                    "\(reference) has no image for \(platform); it has \(index.platformList)"
+                )
+            }
+            chosen = try await registry.manifest(repository, .digest(descriptor.digest))
+            if case .image(let image) = try document(chosen, repository) { manifest = image }
+        }
+        guard let manifest else { throw RegistryError(.protocolViolation, "\(reference): an index inside of an index") }
+        var layers: [LayerReport] = []
+        for descriptor in manifest.distinctLayers { layers.append(await report(descriptor, repository)) }
+        return ImageReport(
+            reference: reference.description,
+            digest: top.digest.description,
+            manifestDigest: chosen.digest.description,
+            mediaType: manifest.mediaType,
+            problem: manifest.reasonNotMountable,
+            layers: layers
+        )
+    }
+
+    private func document(
+        _ fetched: FetchedManifest,
+        _ repository: Repository
+    ) throws(RegistryError) -> ManifestDocument {
+        do {
+            return try ManifestDocument(json: fetched.bytes, mediaType: fetched.mediaType)
+        } catch {
+            throw RegistryError(.protocolViolation, "\(repository)@\(fetched.digest): \(error)")
+        }
+    }
+
+    private func report(_ descriptor: ContentDescriptor, _ repository: Repository) async -> LayerReport {
+        var report = LayerReport(
+            digest: descriptor.digest.description,
+            mediaType: descriptor.mediaType,
+            size: descriptor.size,
+            isVerified: false
+        )
+        do throws(BlobError) {
+            let layer = try await blobs.open(descriptor, from: repository)
+            report.fill(from: layer.index)
+            report.isVerified = descriptor.tocDigest == layer.index.tocDigest
+        } catch {
+            report.problem = error.reason
+        }
+        return report
+    }
+
+    /// Looks a layer file up.
+    public func inspect(file path: String) async -> LayerReport {
+        var report = LayerReport(size: LocalFileIdentity(path: path)?.size ?? 0, isVerified: false)
+        do throws(BlobError) {
+            report.fill(from: try await blobs.open(localFile: path).index)
+        } catch {
+            report.problem = error.reason
+        }
+        return report
+    }
+}
+
+extension LayerReport {
+    fileprivate mutating func fill(from index: LayerIndex) {
+        // Every chunk of an eStargz layer has a digest, none of a stargz layer has.
+        let hasDigests = index.chunkCount == 0 || index.chunk(0).digest != nil
+        format = hasDigests ? "estargz" : "stargz"
+        tocDigest = index.tocDigest.description
+        tocSize = index.blobSize - min(index.tocOffset, index.blobSize)
+        entries = index.recordCount
+        chunks = index.chunkCount
+        prefetchSize = index.prefetchEnd
+    }
+}

@@ -1,0 +1,169 @@
+internal import BlobIO
+internal import OCIModel
+internal import OCIRegistry
+internal import PosixIO
+internal import Synchronization
+
+/// Where tags lead, and how fresh that is (spec section 1).
+///
+/// A target counts as fresh for a while, counted across restarts. One that is not fresh is asked for again; when the
+/// registry does not answer soon and a former target is known, that one is used and the question goes on behind.
+///
+/// LOCK ORDER: `entries` is a leaf; nothing is asked, read or written with it held.
+final class TagTable: Sendable {
+    struct Key: Hashable, Sendable {
+        let repository: Repository
+        let tag: String
+    }
+
+    /// What a tag came to: a digest, or nil for "no such tag", and for how many seconds that stands.
+    struct Answer: Sendable {
+        var target: Digest?
+        var remaining: Double
+    }
+
+    private struct Known: Sendable {
+        var target: Digest?
+        /// Seconds since 1970.
+        var checkedAt: Int64
+    }
+
+    private struct Entry: Sendable {
+        var known: Known?
+        var isLoadedFromStore = false
+        var loading: Completion?
+        /// What the last question came to, for those who waited for it.
+        var failure: (error: FSError, at: UInt64)?
+    }
+
+    private let entries = Mutex<[Key: Entry]>([:])
+    private let registry: RegistryClient
+    private let store: RepositoryStore
+    private let notices: Notices
+    /// Seconds.
+    private let freshness: Double
+    /// Seconds.
+    private let knownDeadline: Double
+
+    init(
+        registry: RegistryClient,
+        store: RepositoryStore,
+        notices: Notices,
+        freshness: Double,
+        knownDeadline: Double
+    ) {
+        self.registry = registry
+        self.store = store
+        self.notices = notices
+        self.freshness = freshness
+        self.knownDeadline = knownDeadline
+    }
+
+    /// Where the tag leads; asks the registry when what is known is not fresh.
+    func target(_ repository: Repository, _ tag: String) -> Loaded<Answer> {
+        let key = Key(repository: repository, tag: tag)
+        loadFromStoreOnce(key)
+        let now = wallClockSeconds()
+        let fresh = Completion()
+        let (answer, former): (Loaded<Answer>, Known??) = entries.withLock { entries in
+            var entry = entries[key] ?? Entry()
+            defer { entries[key] = entry }
+            if let known = entry.known {
+                let age = Double(now - known.checkedAt)
+                // A clock that was set back makes nothing fresh for longer than it says.
+                if age >= 0 && age < freshness {
+                    return (.ready(Answer(target: known.target, remaining: freshness - age)), nil)
+                }
+            }
+            if let loading = entry.loading { return (.loading(loading), nil) }
+            if let failure = entry.failure, monotonicNanoseconds() &- failure.at < 200_000_000 {
+                return (.failed(failure.error), nil)
+            }
+            entry.loading = fresh
+            return (.loading(fresh), .some(entry.known))
+        }
+        if let former { ask(key, former: former, completion: fresh) }
+        return answer
+    }
+
+    /// What is known without asking, however old.
+    func knownTarget(_ repository: Repository, _ tag: String) -> Digest? {
+        let key = Key(repository: repository, tag: tag)
+        loadFromStoreOnce(key)
+        return entries.withLock { $0[key]?.known?.target }
+    }
+
+    private func loadFromStoreOnce(_ key: Key) {
+        if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
+        let record = store.tag(key.repository, key.tag)
+        entries.withLock { entries in
+            var entry = entries[key] ?? Entry()
+            if entry.known == nil, let record {
+                entry.known = Known(target: record.target, checkedAt: record.checkedAt)
+            }
+            entry.isLoadedFromStore = true
+            entries[key] = entry
+        }
+    }
+
+    private func ask(_ key: Key, former: Known?, completion: Completion) {
+        Task { [self] in
+            let formerTarget = former?.target
+            do throws(RegistryError) {
+                let target = try await registry.resolve(
+                    key.repository,
+                    tag: key.tag,
+                    deadline: formerTarget == nil ? nil : knownDeadline
+                )
+                settle(key, target, completion)
+            } catch {
+                if let formerTarget {
+                    useFormer(key, formerTarget, error, completion)
+                } else {
+                    notices.warning("tag \(key.repository)", "cannot resolve \(key.repository):\(key.tag): \(error)")
+                    fail(key, FSError(error), completion)
+                }
+            }
+        }
+    }
+
+    private func settle(_ key: Key, _ target: Digest?, _ completion: Completion) {
+        let now = wallClockSeconds()
+        if let target {
+            store.setTag(key.repository, key.tag, RepositoryStore.TagRecord(target: target, checkedAt: now))
+        } else {
+            store.removeTag(key.repository, key.tag)
+        }
+        finish(key, completion) { $0.known = Known(target: target, checkedAt: now) }
+    }
+
+    private func useFormer(_ key: Key, _ target: Digest, _ error: RegistryError, _ completion: Completion) {
+        notices.warning(
+            "tag \(key.repository):\(key.tag)",
+            "\(key.repository):\(key.tag): using the last known digest \(target), because: \(error)"
+        )
+        // Counts as fresh once more, so that a dead registry costs one wait per period, not one per look-up.
+        finish(key, completion) { $0.known = Known(target: target, checkedAt: wallClockSeconds()) }
+        Task { [self] in
+            if let target = try? await registry.resolve(key.repository, tag: key.tag, deadline: nil) {
+                let now = wallClockSeconds()
+                store.setTag(key.repository, key.tag, RepositoryStore.TagRecord(target: target, checkedAt: now))
+                entries.withLock { $0[key]?.known = Known(target: target, checkedAt: now) }
+            }
+        }
+    }
+
+    private func fail(_ key: Key, _ error: FSError, _ completion: Completion) {
+        finish(key, completion) { $0.failure = (error, monotonicNanoseconds()) }
+    }
+
+    private func finish(_ key: Key, _ completion: Completion, _ change: (inout Entry) -> Void) {
+        entries.withLock { entries in
+            var entry = entries[key] ?? Entry()
+            change(&entry)
+            entry.loading = nil
+            entries[key] = entry
+        }
+        completion.finish()
+    }
+}

@@ -1,0 +1,152 @@
+internal import Glibc
+internal import PosixIO
+
+/// Why a cache directory cannot be used: one sentence that says what to do.
+public struct StateDirectoryError: Error, Sendable, CustomStringConvertible {
+    /// What is the matter.
+    public enum Kind: Sendable, Equatable {
+        /// Another crfs holds the lock.
+        case inUse
+        /// Owner, mode or content is not what crfs trusts.
+        case refused
+        /// A system call failed.
+        case system
+    }
+    /// What is the matter.
+    public let kind: Kind
+    /// The sentence.
+    public let reason: String
+
+    init(_ kind: Kind, _ reason: String) {
+        self.kind = kind
+        self.reason = reason
+    }
+
+    /// The sentence.
+    public var description: String { reason }
+}
+
+/// The cache directory: who may use it, and what stands where in it (docs/cache-directory.md).
+///
+/// It is 0700 and belongs to the user that runs crfs; nobody else could otherwise be kept from changing what crfs
+/// maps and trusts. One process owns it at a time, by flock(2) on `lock`.
+public final class StateDirectory: Sendable {
+    /// The absolute path.
+    public let path: String
+    private let lock: Descriptor
+
+    /// Version of the layout below; a directory of a newer one is refused, not guessed at.
+    static let layoutVersion = 1
+
+    /// Creates or opens the directory and takes its lock.
+    public init(path: String) throws(StateDirectoryError) {
+        self.path = path
+        do throws(SystemError) {
+            try makeDirectories(path, mode: 0o700)
+        } catch {
+            throw StateDirectoryError(
+                .system,
+                "cannot create the cache directory: \(error); choose another with --cache-dir"
+            )
+        }
+        try StateDirectory.checkOwner(of: path)
+        lock = try StateDirectory.takeLock(path + "/lock")
+        try StateDirectory.checkVersion(path + "/version")
+        for name in ["chunks", "layers", "images", "manifests", "repositories"] {
+            do throws(SystemError) {
+                try makeDirectories("\(path)/\(name)", mode: 0o700)
+            } catch {
+                throw StateDirectoryError(.system, "cannot prepare the cache directory: \(error)")
+            }
+        }
+    }
+
+    /// The chunk store's segments (docs/cache-format.md).
+    public var chunkDirectory: String { path + "/chunks" }
+    /// Layer indexes: `sha256-<layer hex>.idx`.
+    public var layerIndexDirectory: String { path + "/layers" }
+    /// Merged indexes: `sha256-<hex of the list of layers>.idx`.
+    var imageIndexDirectory: String { path + "/images" }
+    /// Manifests, indexes and configurations by content: `sha256-<hex>`.
+    var manifestDirectory: String { path + "/manifests" }
+    /// Tag targets and digests in use: `<host>/<repository>/_tags/<tag>`, `<host>/<repository>/_digests/<digest>`.
+    var repositoryDirectory: String { path + "/repositories" }
+    /// Numbers of layers and places.
+    var numbersFile: String { path + "/numbers" }
+
+    /// What can be there before the version is written.
+    private static let earlyNames: Set<String> = ["lock", "crfs.log", "crfs.log.1"]
+
+    private static func checkOwner(of path: String) throws(StateDirectoryError) {
+        var status = stat()
+        guard unsafe lstat(path, &status) == 0 else {
+            throw StateDirectoryError(.system, "\(SystemError.last("lstat", path: path))")
+        }
+        guard status.st_mode & S_IFMT == S_IFDIR else {
+            throw StateDirectoryError(.refused, "\(path) is no directory; choose another with --cache-dir")
+        }
+        guard status.st_uid == geteuid() else {
+            throw StateDirectoryError(
+                .refused,
+                "the cache directory \(path) belongs to user \(status.st_uid), not to \(geteuid()) who runs crfs; "
+                    + "choose another with --cache-dir"
+            )
+        }
+        let names = namesInDirectory(path)
+        guard names.contains("version") || names.allSatisfy({ StateDirectory.earlyNames.contains($0) }) else {
+            throw StateDirectoryError(
+                .refused,
+                "\(path) holds files that are not of crfs, so it is no cache directory; choose another with --cache-dir"
+            )
+        }
+        guard status.st_mode & 0o077 == 0 else {
+            throw StateDirectoryError(
+                .refused,
+                "others may enter the cache directory \(path); make it private with: chmod 700 \(path)"
+            )
+        }
+    }
+
+    private static func takeLock(_ path: String) throws(StateDirectoryError) -> Descriptor {
+        let lock: Descriptor
+        do throws(SystemError) {
+            lock = try Descriptor.open(path, O_RDWR | O_CREAT | O_NOFOLLOW)
+        } catch {
+            throw StateDirectoryError(.system, "cannot open the lock of the cache directory: \(error)")
+        }
+        guard flock(lock.raw, LOCK_EX | LOCK_NB) == 0 else {
+            let code = errno
+            if code == EWOULDBLOCK {
+                throw StateDirectoryError(
+                    .inUse,
+                    "another crfs uses the cache directory of \(path); stop it, or choose another with --cache-dir"
+                )
+            }
+            throw StateDirectoryError(.system, "cannot lock \(path): \(describeErrno(code))")
+        }
+        return lock
+    }
+
+    private static func checkVersion(_ path: String) throws(StateDirectoryError) {
+        do throws(SystemError) {
+            let text = String(decoding: try readFile(path, limit: 64).array, as: UTF8.self)
+            guard text == "crfs \(layoutVersion)\n" else {
+                throw SystemError(code: EINVAL, operation: text, path: path)
+            }
+        } catch {
+            if error.code == EINVAL {
+                throw StateDirectoryError(
+                    .refused,
+                    "the cache directory of \(path) was made by another version of crfs; remove it or choose another "
+                        + "with --cache-dir"
+                )
+            }
+            guard error.code == ENOENT else { throw StateDirectoryError(.system, "\(error)") }
+            do throws(SystemError) {
+                try unsafe replaceFile(path, with: Array("crfs \(layoutVersion)\n".utf8).span.bytes)
+            } catch {
+                throw StateDirectoryError(.system, "cannot write to the cache directory: \(error)")
+            }
+        }
+    }
+}
