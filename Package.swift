@@ -93,6 +93,7 @@ let package = Package(
             ["BlobIO", "LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
         // Row 6
+        module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "PosixIO", log]),
         // Row 7
 
         // Tests
@@ -126,5 +127,6 @@ let package = Package(
             "ImageFSTests",
             ["ImageFS", "BlobIO", "LayerFormat", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
+        tests("FuseBridgeTests", ["FuseBridge", "ImageFS", "PosixIO", "CShims", "CFuse3", log]),
     ]
 )

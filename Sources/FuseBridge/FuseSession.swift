@@ -1,0 +1,257 @@
+internal import CFuse3
+internal import CShims
+internal import Glibc
+public import ImageFS
+public import Logging
+internal import PosixIO
+
+/// One mount: libfuse's session, the threads that talk to the kernel, and the requests that wait.
+///
+/// Made, it is mounted but not served: `run` starts the threads. It ends when the mount is gone for all who use it, or
+/// by `abort`. Everything belongs to the session, so a process may have several; the pool of threads that answer parked
+/// requests serves them all.
+///
+/// No thread of this process may use its own mounts: a request to oneself can wait for the thread that waits.
+///
+/// LOCK ORDER: `state` is a leaf, like the locks of the parking lot and of the interrupt watch. None is held while
+/// libfuse, the file system or a completion is called.
+@safe
+public final class FuseSession: @unchecked Sendable {
+    // SAFETY: what is not `Sendable` here are C handles, set in `init` and destroyed once, by `destroy`, after the last
+    // thread and the last request are gone.
+
+    private enum Phase {
+        case mounted, starting, serving, ended
+    }
+
+    private struct State {
+        var phase = Phase.mounted
+        var threads: [pthread_t] = []
+        var isAborted = false
+        var hasFailed = false
+    }
+
+    let fileSystem: FileSystem
+    let logger: Logger
+    /// Requests that wait.
+    let parkingLot = ParkingLot()
+    /// Requests among them that an INTERRUPT came for.
+    let interruptWatch = InterruptWatch()
+    /// How it was mounted; `mountPoint` with symlinks resolved.
+    public let options: FuseOptions
+
+    private let handle: OpaquePointer
+    private let link: OpaquePointer
+    /// The mount's `major:minor`, by which it is found again among the mounts.
+    private let device: String
+    private let state = Monitor(State())
+
+    /// Checks and mounts. The error is one sentence for the user.
+    public init(fileSystem: FileSystem, options: FuseOptions, logger: Logger) throws(FuseError) {
+        FuseLog.install()
+        var options = options
+        let isRoot = geteuid() == 0
+        let configuration = try? readProcFile("/etc/fuse.conf")
+        try MountChecks.permissions(options, isRoot: isRoot, configuration: configuration)
+        options.mountPoint = try MountChecks.mountPoint(options.mountPoint, in: try MountTable.current())
+        try MountChecks.device(isRoot: isRoot)
+        let mounted = try unsafe Self.mount(options)
+        self.fileSystem = fileSystem
+        self.logger = logger
+        self.options = options
+        unsafe handle = mounted.handle
+        unsafe link = mounted.link
+        device = unsafe mounted.device
+        // SAFETY: read by callbacks only, which come after `run`; its threads keep the session alive.
+        unsafe crfs_fuse_link_set_owner(link, Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    deinit {
+        // Never run: nobody else knows of the mount.
+        if state.withLock({ $0.phase == .mounted }) { destroy() }
+    }
+
+    private static func mount(
+        _ options: FuseOptions
+    ) throws(FuseError) -> (handle: OpaquePointer, link: OpaquePointer, device: String) {
+        guard let link = unsafe crfs_fuse_link_new(served) else {
+            throw FuseError(.refused, "cannot mount \(options.mountPoint): out of memory")
+        }
+        let (handle, complaints) = unsafe FuseLog.capturing { () -> OpaquePointer? in
+            var operations = makeOperations()
+            var arguments = unsafe options.arguments.map { unsafe UnsafePointer(strdup($0)) }
+            defer { unsafe arguments.forEach { unsafe free(UnsafeMutablePointer(mutating: $0)) } }
+            return unsafe crfs_fuse_session_new(CInt(arguments.count), &arguments, &operations, link)
+        }
+        guard let handle = unsafe handle else {
+            unsafe crfs_fuse_link_free(link)
+            throw FuseError(.refused, failure(options.mountPoint, complaints))
+        }
+        let (result, reasons) = FuseLog.capturing { unsafe fuse_session_mount(handle, options.mountPoint) }
+        guard result == 0 else {
+            unsafe fuse_session_destroy(handle)
+            unsafe crfs_fuse_link_free(link)
+            throw FuseError(.notPermitted, failure(options.mountPoint, reasons))
+        }
+        let device = try? MountTable.current().top(at: options.mountPoint)?.device
+        guard unsafe crfs_fuse_session_attach(handle) == 0, let device else {
+            unsafe fuse_session_unmount(handle)
+            unsafe fuse_session_destroy(handle)
+            unsafe crfs_fuse_link_free(link)
+            throw FuseError(.refused, "cannot mount \(options.mountPoint): it is not among the mounts afterwards")
+        }
+        return unsafe (handle, link, device)
+    }
+
+    private static func failure(_ mountPoint: String, _ messages: [String]) -> String {
+        let reason = messages.isEmpty ? "fusermount3 or the kernel refused" : messages.joined(separator: "; ")
+        return "cannot mount \(mountPoint): \(reason)"
+    }
+
+    /// Starts the threads. Once.
+    public func run() {
+        let count = max(options.threads, 1)
+        state.withLock { state in
+            precondition(state.phase == .mounted, "a session runs once")
+            state.phase = .starting
+        }
+        let started = Monitor(0)
+        for index in 0..<count {
+            startThread(named: "fuse-\(index)") {
+                self.serve { started.withLock { $0 += 1 } }
+            }
+        }
+        // Each is known before the first may end, so that the last to end is the last.
+        started.wait { $0 == count ? () : nil }
+    }
+
+    /// Waits until the kernel has the answer to INIT; false when the session ended before.
+    public func waitUntilServing() -> Bool {
+        state.wait { state in
+            switch state.phase {
+            case .serving: true
+            case .ended: false
+            case .mounted, .starting: nil
+            }
+        }
+    }
+
+    /// Waits until the mount is gone and every request answered.
+    ///
+    /// - Returns: false when it ended because the kernel could not be talked to any more, which was logged.
+    @discardableResult
+    public func waitUntilUnmounted() -> Bool {
+        state.wait { $0.phase == .ended ? !$0.hasFailed : nil }
+    }
+
+    /// Takes the mount away. When that was possible the session ends once nobody uses the mount any more. Any thread
+    /// may call it, also one that handles signals.
+    public func requestUnmount(_ mode: UnmountMode = .plain) throws(FuseError) {
+        if state.withLock({ $0.phase == .ended }) { return }
+        guard try isMounted() else { return }
+        try unmountCRFS(at: options.mountPoint, mode)
+    }
+
+    /// Ends the session whoever uses it: the mount is detached, parked requests and those that come later get ENOTCONN.
+    /// Returns when all that is done.
+    public func abort() {
+        let isRunning = state.withLock { state in
+            if state.phase == .starting || state.phase == .serving {
+                state.isAborted = true
+                return true
+            }
+            return false
+        }
+        guard isRunning else { return }
+        unsafe fuse_session_exit(handle)
+        // A signal that comes just before read(2) is lost: send it again.
+        while true {
+            let hasEnded: Void? = state.wait(nanoseconds: 20_000_000) { state in
+                if state.phase == .ended { return () }
+                for thread in state.threads { pthread_kill(thread, SIGURG) }
+                return nil
+            }
+            if hasEnded != nil { return }
+        }
+    }
+
+    /// Whether the topmost mount at the mount point is this one.
+    private func isMounted() throws(FuseError) -> Bool {
+        try MountTable.current().top(at: options.mountPoint)?.device == device
+    }
+
+    // MARK: - The threads
+
+    private func serve(_ started: () -> Void) {
+        ThreadContext(logger: logger).install()
+        crfs_fuse_allow_wakeup()
+        let thread = pthread_self()
+        state.withLock { $0.threads.append(thread) }
+        started()
+        var buffer = unsafe fuse_buf()
+        var result: CInt = 1
+        while result > 0 { result = unsafe crfs_fuse_serve_one(handle, &buffer) }
+        unsafe free(buffer.mem)
+        if result < 0 {
+            logger.error("\(options.mountPoint): reading from /dev/fuse failed: \(describeErrno(-result)): unmounting")
+            state.withLock { $0.hasFailed = true }
+            // The others end as well.
+            startThread(named: "fuse-abort") { self.abort() }
+        }
+        ThreadContext.remove()
+        let isLast = state.withLock { state in
+            state.threads.removeAll { pthread_equal($0, thread) != 0 }
+            return state.threads.isEmpty
+        }
+        if isLast { end() }
+    }
+
+    private func end() {
+        parkingLot.close(answering: ENOTCONN)
+        interruptWatch.close()
+        destroy()
+        state.withLock { $0.phase = .ended }
+    }
+
+    /// Detaches the mount if it is still there, and closes its descriptor, which cuts off those who still use it.
+    private func destroy() {
+        do throws(FuseError) {
+            if try isMounted() { try unmountCRFS(at: options.mountPoint, .lazy) }
+        } catch {
+            logger.warning("\(error)")
+        }
+        unsafe fuse_session_destroy(handle)
+        unsafe crfs_fuse_link_free(link)
+    }
+
+    // MARK: - INIT
+
+    /// Called by libfuse before it answers INIT.
+    func negotiate(_ connection: inout fuse_conn_info) {
+        Negotiation.apply(options, to: &connection)
+    }
+
+    /// Called by the shim when the kernel has the answer to INIT.
+    fileprivate func didInitialise(offered: UInt64, chosen: UInt64, maxPages: Int) {
+        logger.debug(
+            "\(options.mountPoint): FUSE flags \(hex(chosen)) of \(hex(offered)), requests of \(maxPages) pages"
+        )
+        if let kibibytes = options.readAheadKiB {
+            do throws(SystemError) {
+                try setReadAhead(device: device, kibibytes: kibibytes)
+            } catch {
+                logger.notice("\(options.mountPoint): the read-ahead window stays the kernel's: \(error)")
+            }
+        }
+        state.withLock { $0.phase = .serving }
+    }
+}
+
+private func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+
+@c private func served(_ owner: UnsafeMutableRawPointer?, _ offered: UInt64, _ chosen: UInt64, _ maxPages: UInt32) {
+    guard let owner = unsafe owner else { return }
+    // SAFETY: the owner is a session that is kept alive by the thread which calls this.
+    unsafe Unmanaged<FuseSession>.fromOpaque(owner).takeUnretainedValue()
+        .didInitialise(offered: offered, chosen: chosen, maxPages: Int(maxPages))
+}
