@@ -41,6 +41,7 @@ func library(_ name: String, pkgConfig: String, apt: String) -> Target {
 let package = Package(
     name: "crfs",
     products: [
+        .executable(name: "crfs", targets: ["crfs"]),
         // For the packages in Benchmarks/ and Tests/Fuzz/ only.
         .library(
             name: "CrfsModules",
@@ -95,6 +96,14 @@ let package = Package(
         // Row 6
         module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "PosixIO", log]),
         // Row 7
+        .executableTarget(
+            name: "crfs",
+            dependencies: [
+                "FuseBridge", "ImageFS", "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore", "OCIRegistry",
+                "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", "CShims", log, arguments,
+            ],
+            swiftSettings: swiftSettings
+        ),
 
         // Tests
         .target(

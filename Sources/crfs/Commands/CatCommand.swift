@@ -1,0 +1,35 @@
+internal import ArgumentParser
+internal import Glibc
+internal import PosixIO
+
+/// `crfs cat`
+struct CatCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cat",
+        abstract: "Write files of an image or a layer file to standard output, without mounting it.",
+        discussion: "Example: crfs cat debian:12 /etc/os-release"
+    )
+
+    @OptionGroup var access: AccessOptions
+
+    @Argument(help: ArgumentHelp("Reference or layer file.", valueName: "image"))
+    var image: String
+
+    @Argument(help: ArgumentHelp("Paths inside.", valueName: "path"))
+    var paths: [String]
+
+    func run() throws {
+        let source = try ImageSource(image)
+        let stack = try Stack(access, sharing: true)
+        let walker = TreeWalker(fileSystem: stack.fileSystem(for: source, access))
+        let root = try walker.root(source)
+        for path in paths {
+            let node = try walker.find(path, below: root, followLast: true)
+            guard node.type == S_IFREG else {
+                let reason = node.type == S_IFDIR ? describeErrno(EISDIR) : "no regular file"
+                throw CommandError("\(path): \(reason)")
+            }
+            try unsafe walker.read(node, path) { try unsafe writeToStandardOutput($0) }
+        }
+    }
+}

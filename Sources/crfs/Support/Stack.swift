@@ -1,0 +1,216 @@
+public import ArgumentParser
+public import BlobIO
+internal import Glibc
+internal import HTTPTransport
+internal import ImageFS
+internal import Logging
+public import OCIModel
+internal import OCIRegistry
+internal import PosixIO
+
+/// Options that every command has that reads images.
+struct AccessOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("Directory for what is kept across runs.", valueName: "dir"))
+    var cacheDir: String?
+
+    @Option(help: ArgumentHelp("Which image of an index to show.", valueName: "os/arch[/variant]"))
+    var platform: Platform = .host
+
+    @Option(
+        help: ArgumentHelp(
+            "Checks of content: auto (whatever the image promises), require (refuse layers that promise nothing), off "
+                + "(checksums only).",
+            valueName: "mode"
+        )
+    )
+    var verify: VerifyMode = .auto
+
+    @Option(help: ArgumentHelp("Certificate authorities to trust beside the system's.", valueName: "pem"))
+    var caFile: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "A registry that is spoken to by plain HTTP although it is not on this machine. May be repeated.",
+            valueName: "host[:port]"
+        )
+    )
+    var insecureRegistry: [String] = []
+
+    @Option(help: ArgumentHelp("How long a tag's target counts as fresh.", valueName: "seconds"))
+    var tagTtl: Double = 15
+
+    @Option(
+        help: ArgumentHelp("How long a reader waits for a registry that makes no progress.", valueName: "seconds")
+    )
+    var deadline: Double = 120
+
+    @Option(
+        help: ArgumentHelp(
+            "Bound of the file contents kept in the cache directory; 0: none there, only in memory.",
+            valueName: "size"
+        )
+    )
+    var cacheSize = ByteSize(bytes: 10 << 30)
+
+    @Option(
+        help: ArgumentHelp(
+            "Bound of the file contents kept in memory, when the cache directory takes none (full disk, --cache-size 0).",
+            valueName: "size"
+        )
+    )
+    var memoryCache = ByteSize(bytes: 64 << 20)
+
+    @Option(
+        help: ArgumentHelp(
+            "Log lines to write: trace, debug, info, notice, warning, error (default: notice for mount, else warning).",
+            valueName: "level"
+        )
+    )
+    var logLevel: Logger.Level?
+
+    func validate() throws {
+        guard tagTtl >= 0, tagTtl.isFinite else { throw ValidationError("--tag-ttl must be 0 or more seconds.") }
+        guard cacheSize.bytes == 0 || cacheSize.bytes >= 16 << 20 else {
+            throw ValidationError("--cache-size must be 0 or at least 16MiB.")
+        }
+        guard deadline > 0, deadline.isFinite else { throw ValidationError("--deadline must be above 0 seconds.") }
+        for name in insecureRegistry where RegistryHost(name) == nil {
+            throw ValidationError("--insecure-registry: \(name) is no host.")
+        }
+    }
+
+    /// The cache directory: the option, or /var/cache/crfs for root, or the user's.
+    var cacheDirectory: String {
+        if let cacheDir { return absolutePath(cacheDir) }
+        if geteuid() == 0 { return "/var/cache/crfs" }
+        if let base = environment("XDG_CACHE_HOME"), base.hasPrefix("/") { return base + "/crfs" }
+        return (environment("HOME") ?? "/tmp") + "/.cache/crfs"
+    }
+}
+
+extension Platform: ExpressibleByArgument {
+    /// Parses `os/arch[/variant]`.
+    public init?(argument: String) {
+        self.init(argument)
+    }
+
+    /// How help shows it.
+    public var defaultValueDescription: String { description }
+}
+
+extension VerifyMode: ExpressibleByArgument {}
+
+/// All parts of a running crfs below the mount, put together in the one place that knows them all.
+struct Stack {
+    let logger: Logger
+    let library: Library
+    let blobs: BlobIO
+    let registry: RegistryClient
+    /// A cache directory that goes with the process, when another process owns the real one.
+    let temporary: TemporaryState?
+
+    /// - Parameter sharing: a command that only reads may go on with a private cache directory while a daemon owns the
+    ///   real one; a mount may not.
+    init(_ options: AccessOptions, sharing: Bool) throws {
+        crfsConfigureProcess()
+        let level = options.logLevel ?? (sharing ? .warning : .notice)
+        LoggingSystem.bootstrap { _ in LineLogHandler(level: level) }
+        let logger = Logger(label: "crfs")
+        self.logger = logger
+        var registryOptions = RegistryOptions()
+        registryOptions.insecureHosts = Set(options.insecureRegistry.compactMap { RegistryHost($0)?.name })
+        registryOptions.caFile = options.caFile.map(absolutePath)
+        registryOptions.deadlineSeconds = min(options.deadline, Stack.kernelRequestLimit)
+        registryOptions.userAgent = Version.userAgent
+        let (state, temporary) = try Stack.openState(options, sharing: sharing)
+        self.temporary = temporary
+        let transport = HTTPTransport()
+        registry = RegistryClient(transport: transport, options: registryOptions)
+        var blobOptions = BlobIOOptions(indexDirectory: state.layerIndexDirectory)
+        blobOptions.verify = options.verify
+        blobOptions.memoryCacheBytes = options.memoryCache.bytes
+        // What a private directory would keep is of no use to the next command.
+        if options.cacheSize.bytes > 0 && temporary == nil { blobOptions.chunkDirectory = state.chunkDirectory }
+        blobOptions.cacheBytes = options.cacheSize.bytes
+        blobs = BlobIO(registry: registry, options: blobOptions)
+        var libraryOptions = LibraryOptions()
+        libraryOptions.tagFreshness = options.tagTtl
+        libraryOptions.metadataHost = environment("GCE_METADATA_HOST")
+        do {
+            library = try Library(
+                registry: registry,
+                transport: transport,
+                blobs: blobs,
+                state: state,
+                options: libraryOptions,
+                logger: logger
+            )
+        } catch {
+            throw CommandError("cannot read the cache directory: \(error)")
+        }
+    }
+
+    /// Seconds after which the kernel would end the whole mount for one request that was not answered
+    /// (fuse.max_request_timeout, sysctl), less a margin for the answer to get there.
+    private static var kernelRequestLimit: Double {
+        guard let text = try? readFile("/proc/sys/fs/fuse/max_request_timeout", limit: 64).array else {
+            return .infinity
+        }
+        let digits = String(decoding: text, as: UTF8.self).prefix { $0.isNumber }
+        guard let seconds = Double(digits), seconds > 0 else { return .infinity }
+        return max(1, seconds - 5)
+    }
+
+    private static func openState(
+        _ options: AccessOptions,
+        sharing: Bool
+    ) throws -> (StateDirectory, TemporaryState?) {
+        do {
+            return (try StateDirectory(path: options.cacheDirectory), nil)
+        } catch {
+            guard sharing && error.kind == .inUse else { throw CommandError(error.reason) }
+        }
+        let temporary = try TemporaryState()
+        do {
+            return (try StateDirectory(path: temporary.path), temporary)
+        } catch {
+            throw CommandError(error.reason)
+        }
+    }
+}
+
+/// A private directory that is removed with its owner.
+final class TemporaryState: Sendable {
+    let path: String
+
+    init() throws {
+        var template = Array((environment("TMPDIR") ?? "/tmp").utf8) + Array("/crfs-XXXXXX".utf8) + [0]
+        // SAFETY: the array is a terminated string of its own, which mkdtemp changes in place.
+        let made = unsafe template.withUnsafeMutableBytes { buffer in
+            guard let base = buffer.baseAddress else { return false }
+            return unsafe mkdtemp(base.assumingMemoryBound(to: CChar.self)) != nil
+        }
+        guard made else { throw CommandError("cannot make a temporary directory: \(SystemError.last("mkdtemp"))") }
+        path = String(decoding: template.dropLast(), as: UTF8.self)
+    }
+
+    deinit {
+        removeTree(path)
+    }
+}
+
+/// An environment variable that is set and not empty.
+func environment(_ name: String) -> String? {
+    guard let value = unsafe getenv(name) else { return nil }
+    let text = unsafe String(cString: value)
+    return text.isEmpty ? nil : text
+}
+
+/// A path made absolute by the working directory.
+func absolutePath(_ path: String) -> String {
+    if path.hasPrefix("/") { return path }
+    guard let directory = unsafe getcwd(nil, 0) else { return path }
+    defer { unsafe free(directory) }
+    let base = unsafe String(cString: directory)
+    return path == "." ? base : "\(base)/\(path.hasPrefix("./") ? String(path.dropFirst(2)) : path)"
+}
