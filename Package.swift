@@ -137,5 +137,6 @@ let package = Package(
             ["ImageFS", "BlobIO", "LayerFormat", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
         tests("FuseBridgeTests", ["FuseBridge", "ImageFS", "PosixIO", "CShims", "CFuse3", log]),
+        tests("MountTests", ["OCIModel", "PosixIO"]),
     ]
 )

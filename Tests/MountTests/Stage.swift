@@ -1,0 +1,76 @@
+import PosixIO
+import TestSupport
+import Testing
+
+extension Trait where Self == ConditionTrait {
+    /// Skips, with the reason, where a requirement is not met (see `Requirement`). The suite's `init` calls `orFail`.
+    static func needs(_ requirement: Requirement) -> Self {
+        .enabled(if: requirement.runs, Comment(rawValue: requirement.reason))
+    }
+}
+
+/// The formats of the corpus that are mounted.
+let mountableFormats = ["estargz", "estargz-prefetch", "estargz-min64k", "stargz-legacy"]
+
+/// What a TOC in JSON cannot carry (Tests/Corpus/README.md).
+let tocFlags = ["--toc", "--sec"]
+
+/// A registry with images, and a mount that may look at it.
+struct Stage {
+    let registry: RegistryServer
+    let mount: CrfsMount
+
+    /// Starts a registry, pushes corpus images to `corpus:<format>`, and mounts.
+    init(
+        _ formats: [String] = ["estargz"],
+        transport: RegistryServer.Transport = .plain,
+        local: String? = nil,
+        arguments: [String] = []
+    ) throws {
+        registry = try RegistryServer(transport)
+        for format in formats { try registry.pushCorpus(format) }
+        let trust = transport == .tls ? ["--ca-file", registry.certificateAuthority] : []
+        mount = try CrfsMount(local: local, arguments: trust + arguments)
+    }
+
+    /// `images/<host>/<rest>` in the mount.
+    func image(_ rest: String) -> String { mount.path("images/\(registry.host)/\(rest)") }
+
+    /// `layers/<host>/<rest>` in the mount.
+    func layers(_ rest: String) -> String { mount.path("layers/\(registry.host)/\(rest)") }
+}
+
+/// Expects the tree at `root` to be exactly the manifest's.
+func expectTree(
+    _ root: String,
+    is manifest: String,
+    flags: [String],
+    sourceLocation: SourceLocation = #_sourceLocation
+) throws {
+    let result = try Corpus.verify(root, is: manifest, flags: flags)
+    #expect(result.isSuccess, "\(result)", sourceLocation: sourceLocation)
+}
+
+/// Expects a failure with one of these error numbers.
+func expectError(
+    _ expected: CInt...,
+    sourceLocation: SourceLocation = #_sourceLocation,
+    _ body: () throws(SystemError) -> Void
+) {
+    let code = errorNumber(body)
+    #expect(
+        code.map { expected.contains($0) } ?? false,
+        "got \(code.map(describeErrno) ?? "no error"), expected \(expected.map(describeErrno))",
+        sourceLocation: sourceLocation
+    )
+}
+
+/// lstat(2) without the result.
+func look(_ path: String) throws(SystemError) { _ = try FileStatus(path) }
+
+/// Size and SHA-256 of a file, by sha256sum(1).
+func fingerprint(_ path: String) throws -> Reader.Outcome {
+    let size = try Int(FileStatus(path).size)
+    let sum = try runChecked("sha256sum", [path]).text.prefix(64)
+    return .read(size: size, sha256: String(sum))
+}
