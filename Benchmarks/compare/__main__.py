@@ -1,0 +1,228 @@
+"""Compares crfs with lazy file systems, full pulls and local bounds on the same work.
+
+usage: CRFS_BINARY=… python3 -m compare [quick|bench|full] [options]      (as root, in Benchmarks/)
+
+The selections are lists of cells (selection.py): quick takes at most 10 minutes, bench at most 60, full as
+long as it takes; check is what --self-check runs. The images come from `python3 -m compare images` (make
+bench-image). Results are kept as JSON in the work directory, $CRFS_BENCH_DIR, else /var/tmp/crfs-bench, and a
+full table goes into docs/benchmarks.md unless --no-document."""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+from compare import charts, cleanup, images, machine, origin, report, scenarios, selection, selfcheck, tools
+from compare.contenders import ALL, base
+from compare.results import Results
+from compare.runner import Runner
+
+
+def words(text):
+    return [word for word in text.split(",") if word]
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        prog="python3 -m compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="quick",
+        choices=[*selection.SELECTIONS, "images", "report"],
+        help="a selection to run; images: build what is missing; report: write the document of --json again",
+    )
+    parser.add_argument("--contenders", type=words, default=[], help="only these, comma-separated")
+    parser.add_argument("--scenarios", type=words, default=[], help="only these, comma-separated")
+    parser.add_argument(
+        "--rtt",
+        type=lambda text: [int(word) for word in words(text)],
+        default=[],
+        metavar="MS,…",
+        help="only these round-trip times",
+    )
+    parser.add_argument("--image", type=words, default=[], help="only these images, comma-separated")
+    parser.add_argument("--repeat", type=int, help="runs of each cell, instead of the selection's")
+    parser.add_argument(
+        "--json", type=pathlib.Path, help="write the results there too; with `report`: read them from there"
+    )
+    parser.add_argument(
+        "--only-missing", action="store_true", help="run what has no figure in --json, and keep the rest"
+    )
+    parser.add_argument("--list", action="store_true", help="list the cells that would run, and end")
+    parser.add_argument(
+        "--no-document", action="store_true", help="print the tables, leave docs/benchmarks.md alone"
+    )
+    parser.add_argument(
+        "--self-check", action="store_true", help="check this program itself on a tiny image, and end"
+    )
+    options = parser.parse_args()
+    for given, known in (
+        (options.contenders, [kind.name for kind in ALL]),
+        (options.scenarios, scenarios.SCENARIOS),
+        (options.image, images.names()),
+    ):
+        for name in given:
+            if name not in known:
+                parser.error(f"{name} is none of {', '.join(known)}")
+    if (options.only_missing or options.what == "report") and not options.json:
+        parser.error("--json must name the results")
+    return options
+
+
+def build_images(work):
+    """Builds the images that are missing, and the packed forms of the local bounds."""
+    images.build_all(work, tools.say)
+    for contender in (kind(work) for kind in ALL if kind.kind == base.BOUND):
+        if not contender.unavailable():
+            tools.say(f"{contender.name}: packing")
+            for name in images.names():
+                contender.prepare(images.load(work, name))
+    for name in images.names():
+        scenarios.facts_of(images.load(work, name), work)
+    charts.prepare(work, tools.say)
+    tools.say("the images are complete")
+
+
+def open_origin(work, kind):
+    """An origin of the kind that a cell names."""
+    return origin.Origin(work, rtt_ms=kind.rtt_ms, tls=kind.tls, cdn=kind.cdn, bandwidth=kind.bandwidth)
+
+
+def document_of(runner, facts, outcomes, options, minutes):
+    """The results for machines."""
+    contenders = {}
+    for cell in (outcome.cell for outcome in outcomes):
+        contender = runner.contenders[cell.contender]
+        contenders[contender.name] = {
+            "kind": contender.kind,
+            "about": contender.about,
+            "version": None if contender.unavailable() else contender.version(),
+        }
+    return {
+        "selection": options.what,
+        "repeat": runner.repeat,
+        "minutes": round(minutes, 1),
+        "command": machine.command(),
+        "commit": machine.commit(),
+        "machine": facts,
+        "tools": machine.tool_versions(),
+        "contenders": {kind.name: contenders[kind.name] for kind in ALL if kind.name in contenders},
+        "scenarios": {
+            name: {
+                "title": scenario.title,
+                "state": scenario.state,
+                "unit": scenario.unit,
+                "against": scenario.against,
+                "more_is_better": scenario.more_is_better,
+            }
+            for name, scenario in scenarios.SCENARIOS.items()
+        },
+        "images": {
+            name: {
+                "entries": image.facts["entries"],
+                "file_bytes": image.facts["file_bytes"],
+                "layers": len(image.layers),
+                "blob_bytes": sum(layer["size"] for layer in image.layers),
+            }
+            for name, image in runner.images.items()
+        },
+        "cells": [outcome.as_json() for outcome in outcomes],
+    }
+
+
+def key_of(cell):
+    """What names a cell in JSON."""
+    return cell["scenario"], cell["contender"], cell["origin"], cell["image"]
+
+
+def keep(document, kept):
+    """Adds an earlier run's cells to a document, except those that were run again; its order comes first."""
+    again = {key_of(cell): cell for cell in document["cells"]}
+    document["cells"] = [again.pop(key_of(cell), cell) for cell in kept["cells"]] + list(again.values())
+    document["minutes"] = round(document["minutes"] + kept["minutes"], 1)
+    document["images"] = {**kept["images"], **document["images"]}
+    found = {**kept["contenders"], **document["contenders"]}
+    document["contenders"] = {kind.name: found[kind.name] for kind in ALL if kind.name in found}
+
+
+def write_report(work, path, options):
+    """Prints the tables, and writes them with charts into the document."""
+    results = Results.read(path)
+    if options.no_document:
+        print(report.section(results))
+    else:
+        drawn = charts.draw_all(work, path, tools.ROOT / "docs/charts", tools.say)
+        report.write(results, drawn)
+        print(report.section(results, drawn))
+        tools.say("written into docs/benchmarks.md")
+    print("\n" + report.headline(results))
+
+
+def run(work, options):
+    chosen = selection.SELECTIONS[options.what]
+    cells = selection.cells(chosen, options.contenders, options.scenarios, options.rtt, options.image)
+    if options.list:
+        for cell in cells:
+            print(f"{cell.scenario:20} {cell.contender:18} {cell.origin.label:20} {cell.image}")
+        return
+    if not cells:
+        raise SystemExit("compare: no cell of this selection matches the options")
+    kept = {}
+    if options.only_missing:
+        kept = json.loads(options.json.read_text())
+        there = {key_of(cell) for cell in kept["cells"] if cell["status"] == "ok"}
+        cells = [
+            cell
+            for cell in cells
+            if (cell.scenario, cell.contender, cell.origin.label, cell.image) not in there
+        ]
+    before = time.monotonic()
+    runner = Runner(
+        work,
+        chosen,
+        cells,
+        lambda name: images.load(work, name),
+        lambda kind: open_origin(work, kind),
+        options.repeat,
+    )
+    facts = machine.facts(work)
+    outcomes = runner.run()
+    document = document_of(runner, facts, outcomes, options, (time.monotonic() - before) / 60)
+    if kept:
+        keep(document, kept)
+    path = work / f"runs/{time.strftime('%Y-%m-%d-%H%M%S')}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    if options.json:
+        shutil.copy(path, options.json)
+    write_report(work, path, options)
+    tools.say(f"results: {path}")
+
+
+def main():
+    options = parse()
+    if options.list:
+        return run(tools.work_directory(), options)
+    if os.geteuid() != 0:
+        raise SystemExit("compare: needs root: it mounts, and drops the kernel's caches")
+    work = tools.work_directory()
+    work.mkdir(parents=True, exist_ok=True)
+    cleanup.install(work)
+    try:
+        if options.self_check:
+            return selfcheck.run(work)
+        if options.what == "images":
+            return build_images(work)
+        if options.what == "report":
+            return write_report(work, options.json, options)
+        run(work, options)
+    except (cleanup.Failed, FileNotFoundError) as problem:
+        raise SystemExit(f"compare: {problem}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
