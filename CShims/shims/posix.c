@@ -10,10 +10,6 @@
 
 int crfs_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
 
-int crfs_openat(int directory, const char *path, int flags, mode_t mode) {
-    return openat(directory, path, flags, mode);
-}
-
 int crfs_fcntl_int(int descriptor, int command, int argument) { return fcntl(descriptor, command, argument); }
 
 uint64_t crfs_makedev(uint32_t major_number, uint32_t minor_number) { return makedev(major_number, minor_number); }
@@ -36,5 +32,3 @@ void crfs_configure_malloc(void) {
     mallopt(M_MMAP_THRESHOLD, 256 * 1024);
     mallopt(M_TRIM_THRESHOLD, 512 * 1024);
 }
-
-void crfs_trim_heap(void) { malloc_trim(0); }

@@ -9,9 +9,6 @@
 // open(2) with its variadic mode.
 int crfs_open(const char *path, int flags, mode_t mode);
 
-// openat(2) with its variadic mode.
-int crfs_openat(int directory, const char *path, int flags, mode_t mode);
-
 // fcntl(2) with an int argument.
 int crfs_fcntl_int(int descriptor, int command, int argument);
 
@@ -28,8 +25,5 @@ void crfs_name_thread(const char *name);
 
 // Bounds what malloc keeps to itself: few arenas, large blocks by mmap so that freeing them gives them back.
 void crfs_configure_malloc(void);
-
-// malloc_trim(3): returns free heap pages to the kernel after a large job.
-void crfs_trim_heap(void);
 
 #endif

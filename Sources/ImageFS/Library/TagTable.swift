@@ -86,13 +86,6 @@ final class TagTable: Sendable {
         return answer
     }
 
-    /// What is known without asking, however old.
-    func knownTarget(_ repository: Repository, _ tag: String) -> Digest? {
-        let key = Key(repository: repository, tag: tag)
-        loadFromStoreOnce(key)
-        return entries.withLock { $0[key]?.known?.target }
-    }
-
     private func loadFromStoreOnce(_ key: Key) {
         if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)

@@ -24,7 +24,7 @@ struct CatCommand: ParsableCommand {
         let walker = TreeWalker(fileSystem: stack.fileSystem(for: source, access))
         let root = try walker.root(source)
         for path in paths {
-            let node = try walker.find(path, below: root, followLast: true)
+            let node = try walker.find(path, below: root)
             guard node.type == S_IFREG else {
                 let reason = node.type == S_IFDIR ? describeErrno(EISDIR) : "no regular file"
                 throw CommandError("\(path): \(reason)")

@@ -30,7 +30,7 @@ struct ListCommand: ParsableCommand {
         let stack = try Stack(access, sharing: true)
         let walker = TreeWalker(fileSystem: stack.fileSystem(for: source, access))
         let root = try walker.root(source)
-        let node = try walker.find(path, below: root, followLast: true)
+        let node = try walker.find(path, below: root)
         var output = OutputLines()
         if node.type == S_IFDIR {
             try list(node, at: path, walker, &output)

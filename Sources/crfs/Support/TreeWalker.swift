@@ -37,32 +37,24 @@ struct TreeWalker {
     func root(_ source: ImageSource) throws -> Node {
         let names = TreeWalker.path(source).map { Array($0.utf8) }
         var stack = [try node(.root)]
+        let repository = try walk(Array(names.dropLast()), from: &stack, "\(source)")
         if case .image(let reference) = source, reference.digest == nil, let tag = names.last {
             // A name that is no tag can be a directory on faith, which is no image.
-            let repository = try walk(Array(names.dropLast()), from: &stack, floor: 0, "\(source)")
-            guard try lookUp(tag, in: repository, "\(source)").type == S_IFLNK else {
+            guard try child(tag, of: repository, "\(source)").type == S_IFLNK else {
                 throw CommandError("\(source): the registry has no such tag")
             }
         }
-        stack = [stack[0]]
-        return try walk(names, from: &stack, floor: 0, "\(source)")
+        return try walk(Array(names.suffix(1)), from: &stack, "\(source)")
     }
 
-    /// The node at `path` below `root`; symlinks are followed inside the image, as chroot(2) would have it, the last one
-    /// only with `followLast`.
-    func find(_ path: String, below root: Node, followLast: Bool) throws -> Node {
+    /// The node at `path` below `root`; symlinks are followed inside the image, as chroot(2) would have it.
+    func find(_ path: String, below root: Node) throws -> Node {
         var stack = [root]
         let components = path.utf8.split(separator: UInt8(ascii: "/")).map { Array($0) }
-        return try walk(components, from: &stack, floor: 0, path, followLast: followLast)
+        return try walk(components, from: &stack, path)
     }
 
-    private func walk(
-        _ components: [[UInt8]],
-        from stack: inout [Node],
-        floor: Int,
-        _ what: String,
-        followLast: Bool = true
-    ) throws -> Node {
+    private func walk(_ components: [[UInt8]], from stack: inout [Node], _ what: String) throws -> Node {
         var pending = Array(components.reversed())
         var links = 0
         while let component = pending.popLast() {
@@ -71,8 +63,8 @@ struct TreeWalker {
                 if stack.count > 1 { stack.removeLast() }
                 continue
             }
-            let child = try lookUp(component, in: stack[stack.count - 1], what)
-            guard child.type == S_IFLNK, followLast || !pending.isEmpty else {
+            let child = try child(component, of: stack[stack.count - 1], what)
+            guard child.type == S_IFLNK else {
                 stack.append(child)
                 continue
             }
@@ -85,7 +77,8 @@ struct TreeWalker {
         return stack[stack.count - 1]
     }
 
-    private func lookUp(_ name: [UInt8], in parent: Node, _ what: String) throws -> Node {
+    /// The node of a name in a directory.
+    func child(_ name: [UInt8], of parent: Node, _ what: String) throws -> Node {
         guard parent.type == S_IFDIR else { throw CommandError("\(what): \(describeErrno(ENOTDIR))") }
         let entry = try value(what) { unsafe fileSystem.lookup(parent.id, name.span.bytes) }
         guard let attributes = entry.attributes else { throw CommandError("\(what): \(describeErrno(ENOENT))") }
@@ -110,11 +103,6 @@ struct TreeWalker {
         }
         if case .failed(let error) = outcome { throw CommandError("\(what): \(describeErrno(error.errno))") }
         return children.sorted { $0.name.lexicographicallyPrecedes($1.name) }
-    }
-
-    /// The node of a child.
-    func child(_ name: [UInt8], of directory: Node, _ what: String) throws -> Node {
-        try lookUp(name, in: directory, what)
     }
 
     /// A symlink's target.
