@@ -110,7 +110,7 @@ let package = Package(
             name: "TestSupport",
             dependencies: ["PosixIO", "OCIModel"],
             path: "Tests/TestSupport",
-            exclude: ["faultproxy.py", "mklayout.py", "reader.py"],
+            exclude: ["faultproxy.py", "mklayout.py", "reader.py", "signingfront.py", "tokenserver.py"],
             swiftSettings: swiftSettings
         ),
         tests("PosixIOTests", ["PosixIO"]),

@@ -9,7 +9,8 @@ extension RegistryClient {
         guard address.size <= UInt64(max(0, limit)) else {
             throw RegistryError(.protocolViolation, "cannot \(what): \(address.size) bytes are more than \(limit)")
         }
-        return try await wire.retrying(what, deadline: nil, servers: exchange.serverCount(address.repository.host)) { (budget) async throws(AttemptFailure) in
+        let servers = exchange.serverCount(address.repository.host)
+        return try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             var content: [UInt8] = []
             if address.size > 0 {
                 let body = try await part(
@@ -46,7 +47,8 @@ extension RegistryClient {
         guard range.count > 0, range.end <= address.size, range.count <= UInt64(Int.max / 2) else {
             throw RegistryError(.protocolViolation, "cannot \(what): the blob has \(address.size) bytes")
         }
-        return try await wire.retrying(what, deadline: nil, servers: exchange.serverCount(address.repository.host)) { (budget) async throws(AttemptFailure) in
+        let servers = exchange.serverCount(address.repository.host)
+        return try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             try await part(address, range, priority, avoidCachedURL: avoidCachedURL && budget.failures == 0, budget)
         }
     }
@@ -70,7 +72,8 @@ extension RegistryClient {
             throw RegistryError(.protocolViolation, "cannot \(what): the blob has \(address.size) bytes")
         }
         let stream = BlobStream(range, take)
-        try await wire.retrying(what, deadline: nil, servers: exchange.serverCount(address.repository.host)) { (budget) async throws(AttemptFailure) in
+        let servers = exchange.serverCount(address.repository.host)
+        try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             let before = stream.taken
             guard before < range.count else { return }
             let rest = ByteRange(offset: range.offset + before, count: range.count - before)
@@ -106,11 +109,11 @@ extension RegistryClient {
         )
         if avoidCachedURL {
             // What came was wrong: another server may do better.
-            if let server = servers.server(read.key) { exchange.distrust(server, address.digest) }
+            if let server = servedBy.server(read.key) { exchange.distrust(server, address.digest) }
             return try await ask(read, nil, budget)
         }
         // A URL can turn out to be spent, and so can the next one, but not for ever.
-        for _ in 0..<3 {
+        for _ in 0..<5 {
             switch locations.place(read.key, now: monotonicNanoseconds()) {
             case .unknown:
                 return try await ask(read, nil, budget)
@@ -163,7 +166,7 @@ extension RegistryClient {
             }
             let now = monotonicNanoseconds()
             if let flight { locations.finish(read.key, flight, .success(nil), now: now) }
-            servers.note(read.key, answer.endpoint.name)
+            servedBy.note(read.key, answer.endpoint.name)
             if answer.isElsewhere {
                 let status = answer.response.status
                 if isSpent(status) {

@@ -52,7 +52,7 @@ extension RegistryClient {
                 guard full.response.status == 200 else { throw .final(StatusRule.error(full.response)) }
                 return try await fetched(full, .tag(tag)).digest
             }
-        } catch where error.kind == .denied {
+        } catch  where error.kind == .denied {
             // Token servers refuse what does not exist as they refuse what is not for us.
             wire.log.info("\(error)")
             return nil
