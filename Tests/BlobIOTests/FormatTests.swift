@@ -248,6 +248,8 @@ import Testing
         var generator = SeededGenerator(seed: seed)
         for layer in try CorpusLayer.all(format) {
             let footer = try unsafe Footer(tail: layer.blob.span.bytes, blobSize: UInt64(layer.blob.count))
+            let sound = try await Bench().blobIO.open(layer.descriptor, at: ScriptedSource(layer.blob).place)
+            let tocDigest = sound.index.tocDigest
             let range: Range<Int>
             if let frame = footer.frame {
                 range = Int(frame.offset)..<Int(frame.offset + frame.compressedSize)
@@ -260,10 +262,14 @@ import Testing
                 let bench = try Bench()
                 let source = ScriptedSource(layer.blob)
                 source.failAlways(.flips(position))
-                let error = await #expect(throws: BlobError.self, "seed \(seed) byte \(position)") {
-                    try await bench.blobIO.open(layer.descriptor, at: source.place)
+                let what: Comment = "seed \(seed) byte \(position)"
+                do {
+                    let opened = try await bench.blobIO.open(layer.descriptor, at: source.place)
+                    // Deflate has bits without a meaning: the JSON is what it must be all the same.
+                    #expect(footer.frame == nil && opened.index.tocDigest == tocDigest, what)
+                } catch {
+                    #expect(error.kind == .corrupt, what)
                 }
-                #expect(error?.kind == .corrupt, "seed \(seed) byte \(position)")
                 source.failAlways(nil)
                 _ = try await bench.blobIO.open(layer.descriptor, at: source.place)
             }
