@@ -17,6 +17,9 @@ public final class Layer: Sendable {
 
     /// How messages name it.
     let name: String
+    /// Whether every byte of it is covered by digests that the image's manifest leads to, and checked against them.
+    public let isVerified: Bool
+
     /// Chunks are hashed where the TOC has digests for them.
     let verifiesChunks: Bool
     /// The file behind a local layer.
@@ -35,9 +38,11 @@ public final class Layer: Sendable {
         name: String,
         place: Place,
         local: LocalFile?,
+        promise: TOCPromise,
         verifiesChunks: Bool,
         limits: FetchLimits
     ) {
+        isVerified = verifiesChunks && !promise.isEmpty && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
         self.index = index

@@ -153,7 +153,7 @@ public final class Library: Sendable {
 
     func openLayer(_ repository: Repository, _ descriptor: ContentDescriptor) async throws(FSError) -> Layer {
         do throws(BlobError) {
-            return try await blobs.open(descriptor, from: repository)
+            return try await blobs.open(descriptor, from: repository, tags: tags.seen(in: repository, limit: 16))
         } catch {
             notices.warning(
                 "layer \(descriptor.digest)",

@@ -86,6 +86,18 @@ final class TagTable: Sendable {
         return answer
     }
 
+    /// Tags of a repository that were asked for and are there; no more than `limit`.
+    func seen(in repository: Repository, limit: Int) -> [String] {
+        entries.withLock { entries in
+            var tags: [String] = []
+            for (key, entry) in entries where key.repository == repository && entry.known?.target != nil {
+                tags.append(key.tag)
+                if tags.count == limit { break }
+            }
+            return tags
+        }
+    }
+
     private func loadFromStoreOnce(_ key: Key) {
         if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)
