@@ -41,6 +41,8 @@ public final class BlobIO: Sendable {
     private let layers: LayerTable
     private let opener: LayerOpener
     private let registry: RegistryClient?
+    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
+    private static let leastBesideDisk = 128 << 20
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -60,7 +62,11 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits = limits ?? .store(of: UInt64(max(0, options.memoryCacheBytes)))
+        let limits =
+            limits
+            ?? .store(
+                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
+            )
         self.limits = limits
         self.registry = registry
         self.options = options
