@@ -123,7 +123,7 @@ let package = Package(
         tests(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],
-            exclude: ["fakeregistry.py"]
+            exclude: ["fakeregistry.py", "h2server.py"]
         ),
         tests(
             "BlobIOTests",

@@ -42,6 +42,8 @@ public final class BlobIO: Sendable {
     private let opener: LayerOpener
     private let registry: RegistryClient?
     private let externalTOCs: ExternalTOCs?
+    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
+    private static let leastBesideDisk = 128 << 20
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -61,7 +63,11 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits = limits ?? .store(of: UInt64(max(0, options.memoryCacheBytes)))
+        let limits =
+            limits
+            ?? .store(
+                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
+            )
         self.limits = limits
         self.registry = registry
         externalTOCs = registry.map { ExternalTOCs($0) }

@@ -71,6 +71,11 @@ public final class Library: Sendable {
             registry: registry,
             store: repositories,
             notices: notices,
+            tagLists: tagLists,
+            keep: { [contents, repositories] repository, manifest in
+                contents.write(manifest.bytes, digest: manifest.digest)
+                repositories.addDigest(repository, manifest.digest)
+            },
             freshness: options.tagFreshness,
             knownDeadline: options.knownTagDeadline
         )
