@@ -27,6 +27,8 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// What of it was used, for profiles.
+    let usage: LayerUsage
     private let places: Mutex<[Place]>
 
     init(
@@ -40,6 +42,7 @@ public final class Layer: Sendable {
     ) {
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
+        usage = LayerUsage(index)
         self.index = index
         self.digest = digest
         self.name = name
