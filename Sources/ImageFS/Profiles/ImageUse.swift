@@ -81,7 +81,7 @@ final class ImageUse: Sendable {
         var jobs: [PrefetchJob] = []
         if let profile { jobs.append(table.blobs.prefetchJob(.profile, profile, of: layers)) }
         jobs.append(table.blobs.prefetchJob(.landmark, landmarksOf: layers))
-        for job in jobs { table.blobs.start(job) }
+        for job in jobs { start(job) }
         let background = state.withLock { state in
             state.jobs += jobs
             return state.hasBackground
@@ -104,8 +104,17 @@ final class ImageUse: Sendable {
         let limit = table.takeBackground(size)
         guard limit > 0 else { return }
         let job = table.blobs.prefetchJob(.background, allOf: layers, limit: limit)
-        table.blobs.start(job)
+        start(job)
         state.withLock { $0.jobs.append(job) }
+    }
+
+    private func start(_ job: PrefetchJob) {
+        table.blobs.start(job)
+        let (notices, manifest) = (table.notices, manifest)
+        job.completion.whenFinished { [weak job] in
+            guard let job, job.fetched > 0 else { return }
+            notices.info("prefetched \(job.fetched) bytes of image \(manifest) (\(job.kind.name))")
+        }
     }
 
     /// Puts what was read until now into the profile.
@@ -144,7 +153,7 @@ final class ImageUseTable: Sendable {
     /// Reads and writes profiles, in order.
     let pool: WorkerPool
     private let store: ProfileStore
-    private let notices: Notices
+    let notices: Notices
     private let state: Mutex<State>
 
     init(_ library: Library, _ policy: PrefetchPolicy) {
