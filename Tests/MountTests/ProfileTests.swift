@@ -31,8 +31,8 @@ struct ProfileTests {
         try CrfsProgram.run(["profile", arguments[0], "--cache-dir", cache] + arguments.dropFirst())
     }
 
-    /// Says what it prefetched; nothing in the background.
-    private let quiet = ["--log-level", "info", "--no-background", "--deadline", "5"]
+    /// Says what it prefetched.
+    private let quiet = ["--log-level", "info", "--deadline", "5"]
 
     private func hasPrefetched(_ mount: CrfsMount, _ kind: String) -> Bool {
         waitUntil { mount.logLines(containing: "(\(kind))").contains { $0.contains("prefetched") } }
@@ -184,7 +184,7 @@ struct ProfileTests {
 
     @Test func theRestComesWithTheFirstReadAndNotBefore() throws {
         let registry = try server()
-        let mount = try CrfsMount(arguments: ["--log-level", "info", "--deadline", "5"])
+        let mount = try CrfsMount(arguments: quiet + ["--background"])
         let image = try byDigest(registry, mount)
         _ = try runChecked("find", [mount.path("\(image)/")])
         let before = registry.requests(containing: "/blobs/", "crfs/").count
@@ -198,7 +198,7 @@ struct ProfileTests {
 
     @Test func imagesCanBeNamedWithTheMount() throws {
         let registry = try server()
-        let mount = try CrfsMount(arguments: ["--log-level", "info", "--prefetch", reference(registry)])
+        let mount = try CrfsMount(arguments: quiet + ["--background", "--prefetch", reference(registry)])
         #expect(hasPrefetched(mount, "background"))
         registry.stop()
         try expectTree(
