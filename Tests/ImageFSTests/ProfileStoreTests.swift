@@ -8,7 +8,7 @@ import Testing
 
 @Suite("The profiles of a cache directory")
 struct ProfileStoreTests {
-    private let manifest = Digest("sha256:" + String(repeating: "ab", count: 32))!
+    private let manifest = Digest(words: (1, 2, 3, 4))
 
     @Test(
         "each key has its file, and its file the key",
