@@ -43,7 +43,7 @@ extension BlobIO {
     }
 
     /// The part of a chunk's member that is fetched.
-    private static func fetchRange(_ chunk: Chunk) -> ByteRange {
+    static func fetchRange(_ chunk: Chunk) -> ByteRange {
         ByteRange(offset: chunk.member.offset, count: min(chunk.member.count, MemberDecoder.mostCompressed))
     }
 
@@ -197,7 +197,7 @@ extension BlobIO {
     }
 
     /// Fetches the members of one request, and hands each to the workers when it is there.
-    private func fly(
+    func fly(
         _ layer: Layer,
         _ flights: [Flight],
         _ range: ByteRange,
@@ -273,6 +273,7 @@ extension BlobIO {
             store.insert(key, member.bytes.span.extracting(range))
         }
         flights.remove(flight)
+        flight.leave(nil)
     }
 
     /// A member that cannot be inflated: asked for once more, then an error for those who wait.
@@ -307,5 +308,6 @@ extension BlobIO {
         flights.remove(flight)
         log(.error, cause: "fetch \(error.kind) \(flight.layer.digest)") { error.reason }
         flight.finish(.failed(error))
+        flight.leave(error)
     }
 }

@@ -37,6 +37,9 @@ public final class BlobIO: Sendable {
     let counters = Counters()
     let landing = LandingQueue()
     let aheadBudget = AheadBudget()
+    let prefetcher = Prefetcher()
+    /// Takes down what is read first, for profiles.
+    public let recorder = Recorder()
     let limits: FetchLimits
     private let layers: LayerTable
     private let opener: LayerOpener

@@ -30,6 +30,8 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// What of it was used, for profiles.
+    let usage: LayerUsage
     private let places: Mutex<[Place]>
 
     init(
@@ -45,6 +47,7 @@ public final class Layer: Sendable {
         isVerified = verifiesChunks && !promise.isEmpty && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
+        usage = LayerUsage(index)
         self.index = index
         self.digest = digest
         self.name = name

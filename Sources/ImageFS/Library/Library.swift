@@ -37,6 +37,9 @@ public final class Library: Sendable {
     let notices: Notices
     let state: StateDirectory
     let mergePool = WorkerPool(named: "merge", threads: 1)
+    let profiles: ProfileStore
+    /// Reads and writes profiles, one after the other.
+    let profilePool = WorkerPool(named: "profiles", threads: 1)
 
     let manifests = Loader<ManifestKey, StoredManifest>()
     let configurations = Loader<ManifestKey, [UInt8]>()
@@ -63,6 +66,7 @@ public final class Library: Sendable {
         self.blobs = blobs
         self.state = state
         self.options = options
+        profiles = ProfileStore(directory: state.profileDirectory)
         contents = ContentStore(directory: state.manifestDirectory)
         repositories = RepositoryStore(directory: state.repositoryDirectory)
         numbers = try NumberTable(path: state.numbersFile)
