@@ -8,7 +8,7 @@ internal import Synchronization
 
 /// A layer that is open: its index, and where its bytes come from.
 ///
-/// LOCK ORDER: both locks are leaves.
+/// LOCK ORDER: the locks are leaves.
 public final class Layer: Sendable {
     /// What is in it, and where.
     public let index: LayerIndex
@@ -27,6 +27,8 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// Keys of files that are not one chunk, once they were worked out.
+    let fileKeys = Mutex<[UInt32: FileKey]>([:])
     private let places: Mutex<[Place]>
 
     init(

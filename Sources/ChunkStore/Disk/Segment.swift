@@ -125,6 +125,13 @@ final class DiskAccount: Sendable {
     let held = Atomic(0)
     /// Allocated bytes of the segments that have a name.
     let named = Atomic(0)
+    /// Bytes of materialised files, and of those that are being written.
+    let files = Atomic(0)
+    /// Whether `files` is complete: not while the directory is being read at the start.
+    let areFilesKnown = Monitor(true)
+
+    /// Segments and files together.
+    var total: Int { held.load(ordering: .relaxed) + files.load(ordering: .relaxed) }
 }
 
 /// A segment file, mapped. Lives for as long as the store or a reader holds it; then the mapping goes, and with it the
