@@ -75,6 +75,7 @@ final class DiskStore: Sendable {
         let fingerprint = key.fingerprint
         guard let found = index.withLock({ $0.find(fingerprint) }) else { return nil }
         let offset = found.place.offset
+        found.segment.expectRecord(at: offset)
         guard let header = found.segment.header(at: offset) else {
             forget(fingerprint, found.place)
             return nil

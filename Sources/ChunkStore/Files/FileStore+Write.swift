@@ -49,8 +49,7 @@ extension FileStore {
         do throws(SystemError) {
             let file = try Descriptor.open(path(key), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
             let before = FileIdentity(try file.status())
-            let note = (try? readFile(path(key) + ".note", limit: 1024).array).map { String(decoding: $0, as: UTF8.self) }
-            let wanted = key.isContent ? key.digest : note.flatMap { FileNote.digest(in: $0) }
+            let wanted = key.isContent ? key.digest : noteText(key).flatMap { FileNote.digest(in: $0) }
             guard let wanted, try hash(file) == wanted else { throw SystemError(code: EILSEQ, operation: "read") }
             let status = try file.status()
             guard FileIdentity(status) == before else { throw SystemError(code: EAGAIN, operation: "read") }

@@ -166,12 +166,14 @@ public final class FileStore: Sendable {
     }
 
     private func noteHolds(_ key: FileKey, _ identity: FileIdentity) -> Bool {
-        guard let text = try? readFile(path(key) + ".note", limit: 1024).array, !FileNote.currentBoot.isEmpty else {
-            return false
-        }
-        let note = String(decoding: text, as: UTF8.self)
+        guard let note = noteText(key), !FileNote.currentBoot.isEmpty else { return false }
         guard let digest = key.isContent ? key.digest : FileNote.digest(in: note) else { return false }
         return note == FileNote(digest: digest, identity: identity, boot: FileNote.currentBoot).text
+    }
+
+    /// What the note beside a file says.
+    func noteText(_ key: FileKey) -> String? {
+        (try? readFile(path(key) + ".note", limit: 1024).array).map { String(decoding: $0, as: UTF8.self) }
     }
 
     private func keepOpen(_ key: FileKey, _ file: MaterialisedFile) {
