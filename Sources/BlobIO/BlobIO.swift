@@ -13,7 +13,10 @@ public struct BlobIOOptions: Sendable {
     public var memoryCacheBytes: Int = 256 << 20
     /// Absolute path of the directory for chunks, which exists: `<cache>/chunks`; nil to keep none on disk.
     public var chunkDirectory: String?
-    /// Bytes that the chunks may take on disk.
+    /// Absolute path of the directory for materialised files: `<cache>/files`; nil to make none. They take up to a quarter
+    /// of `cacheBytes`.
+    public var fileDirectory: String?
+    /// Bytes that chunks and materialised files may take on disk.
     public var cacheBytes: Int = 10 << 30
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
@@ -79,6 +82,7 @@ public final class BlobIO: Sendable {
         if let directory = options.chunkDirectory {
             store = ChunkStore(
                 directory: directory,
+                fileDirectory: options.fileDirectory,
                 capacity: options.cacheBytes,
                 memory: options.memoryCacheBytes
             ) { message in
