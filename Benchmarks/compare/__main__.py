@@ -17,9 +17,9 @@ import shutil
 import sys
 import time
 
-from compare import agreement, charts, cleanup, facts, images, machine, origin, report, scenarios
-from compare import selection, selfcheck, tools
-from compare.contenders import ALL, base
+from compare import agreement, charts, cleanup, delayproxy, facts, images, machine, origin, report
+from compare import scenarios, selection, selfcheck, tools
+from compare.contenders import ALL
 from compare.progress import Durations
 from compare.results import Results
 from compare.runner import Runner, in_rounds, plans_of
@@ -81,16 +81,26 @@ def parse():
     return options
 
 
-def build_images(work):
-    """Builds the images that are missing, and the packed forms of the local bounds."""
-    images.build_all(work, tools.say)
-    for contender in (kind(work) for kind in ALL if kind.kind == base.BOUND):
-        if not contender.unavailable():
-            tools.say(f"{contender.name}: packing")
-            for name in images.names():
-                contender.prepare(images.load(work, name))
-    for name in images.names():
-        facts.facts_of(images.load(work, name), work)
+def build_images(work, only):
+    """Builds what is missing for a run: images (all, or those in `only`), packed bounds, contenders, charts."""
+    images.build_all(work, tools.say, only)
+    tools.build_probe(work)
+    delayproxy.program(work)
+    wanted = [images.load(work, name) for name in only or images.names()]
+    for contender in (kind(work) for kind in ALL):
+        reason = contender.unavailable()
+        try:
+            if not reason:
+                tools.say(f"{contender.name}: preparing")
+                contender.build()
+                for image in wanted:
+                    contender.prepare(image)
+        except cleanup.Failed as problem:
+            reason = str(problem)
+        if reason:
+            tools.say(f"{contender.name} will not run: {reason}")
+    for image in wanted:
+        facts.facts_of(image, work)
     charts.prepare(work, tools.say)
     tools.say("the images are complete")
 
@@ -239,7 +249,7 @@ def main():
         if options.self_check:
             return selfcheck.run(work)
         if options.what == "images":
-            return build_images(work)
+            return build_images(work, options.image)
         if options.what == "report":
             return write_report(work, options.json, options)
         run(work, options)

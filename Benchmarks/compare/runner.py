@@ -58,13 +58,14 @@ class Runner:
         self.contenders = {kind.name: kind(work) for kind in ALL}
         self.outcomes = {cell: Outcome(cell) for cell in cells}
         self.images = {}
-        self.started = tools.monotonic()
-        self.deadline = self.started + selection.minutes * 60 if selection.minutes else None
+        self.deadline = None
 
     def run(self):
         """Runs everything; returns the outcomes in the order of the cells."""
         tools.build_probe(self.work)
         self._rule_out()
+        # What was missing was built; the time counts from here.
+        self.deadline = tools.monotonic() + self.selection.minutes * 60 if self.selection.minutes else None
         plans = self._plans()
         rounds = in_rounds(plans, self.repeat)
         progress = Progress(self.work, [plan for _, plan in rounds], self.deadline)

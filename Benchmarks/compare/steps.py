@@ -78,6 +78,7 @@ def fio(visit, mounted):
     """
     # fio takes a list of files, with colons between.
     file = f"{mounted.root}/{visit.image.facts['large_file']}".replace(":", "\\:")
+    cleanup.run(["fio", "--version"], timeout=visit.left())  # Its libraries were dropped too, and are large.
     before = tools.disk_reads(visit.contender.pid())
     output = cleanup.run(
         [
