@@ -183,13 +183,13 @@ def write_report(work, path, options):
     print("\n" + report.headline(results))
 
 
-def list_cells(work, cells, repeat):
+def list_cells(work, cells, chosen, repeat):
     """Prints the cells, and how long their visits took the last time."""
     for cell in cells:
         print(f"{cell.scenario:20} {cell.contender:18} {cell.origin.label:20} {cell.image}")
-    durations, plans = Durations(work), in_rounds(plans_of(cells, repeat), repeat)
+    durations, plans = Durations(work, chosen.jobs), in_rounds(plans_of(cells, repeat), repeat)
     seconds = sum(durations.expected(plan) for _, plan in plans)
-    unknown = len({plan.key() for _, plan in plans if plan.key() not in durations.known})
+    unknown = len({plan.key() for _, plan in plans if not durations.is_known(plan)})
     print(
         f"{len(cells)} cells, {len(plans)} visits in {repeat} runs, about {seconds / 60:.0f} minutes"
         + (f" ({unknown} visits are guesses)" if unknown else "")
@@ -200,7 +200,7 @@ def run(work, options):
     chosen = selection.SELECTIONS[options.what]
     cells = selection.cells(chosen, options.contenders, options.scenarios, options.rtt, options.image)
     if options.list:
-        return list_cells(work, cells, options.repeat or chosen.repeat)
+        return list_cells(work, cells, chosen, options.repeat or chosen.repeat)
     if not cells:
         raise SystemExit("compare: no cell of this selection matches the options")
     kept = {}

@@ -150,13 +150,11 @@ WARM = (
         most=1.1,
         of="jobs",
     ),
-    ratio(
+    Ratio(
         "open, read, close, warm, `--open=none`, of ext4's",
-        "open-none",
-        "ext4",
+        Place("open", "crfs-open-none", image="entries-50k"),
+        Place("open", "ext4", image="entries-50k"),
         most=1.5,
-        image="entries-50k",
-        of="open",
     ),
     ratio("the large file, warm, of ext4's", "large-warm", "ext4", most=1.25),
     ratio("the large file, mounted again, of ext4's", "large-known", "ext4", most=1.25),

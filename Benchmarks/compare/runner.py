@@ -5,7 +5,7 @@ import dataclasses
 
 from compare import cleanup, facts, scenarios, tools
 from compare.contenders import ALL, base
-from compare.progress import Progress
+from compare.progress import Durations, Progress
 from compare.selection import LOCAL
 from compare.visit import Visit
 from compare.visits import VISITS
@@ -68,7 +68,8 @@ class Runner:
         self.deadline = tools.monotonic() + self.selection.minutes * 60 if self.selection.minutes else None
         plans = self._plans()
         rounds = in_rounds(plans, self.repeat)
-        progress = Progress(self.work, [plan for _, plan in rounds], self.deadline)
+        durations = Durations(self.work, self.selection.jobs)
+        progress = Progress(durations, [plan for _, plan in rounds], self.deadline)
         with contextlib.ExitStack() as stack:
             origins = {LOCAL: None}
             for number, plan in rounds:

@@ -17,9 +17,8 @@ READERS = 8
 class Scenario:
     """One row of figures.
 
-    `needs` are features that crfs may lack; `options` are what crfs is mounted with for it; `against` names the
-    scenario whose figures of the others it is compared with, where only crfs runs it; `alone`: only crfs runs
-    it, and there is nothing to compare with.
+    `needs` are features that crfs may lack; `against` names the scenario whose figures of the others it is
+    compared with, where only crfs runs it; `alone`: only crfs runs it, and there is nothing to compare with.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Scenario:
     variant: str | None = None
     against: str | None = None
     alone: bool = False
-    options: tuple = ()
 
 
 def _python(name, visit, what, **more):
@@ -100,28 +98,6 @@ SCENARIOS = {
         Scenario("large-warm", "large", "reading the large file", "warm", (LAZY, BOUND), "ms"),
         Scenario("large-known", "large", "reading the large file", "known", (LAZY, BOUND), "ms"),
         Scenario("open", "open", "open, read, close every file", "warm", (LAZY, BOUND), "ms"),
-        Scenario(
-            "open-none",
-            "open-none",
-            "open, read, close every file, `--open=none`",
-            "warm",
-            (LAZY,),
-            "ms",
-            needs=("open",),
-            against="open",
-            options=("--open=none",),
-        ),
-        Scenario(
-            "open-daemon",
-            "open-daemon",
-            "open, read, close every file, `--open=daemon`",
-            "warm",
-            (LAZY,),
-            "ms",
-            needs=("open",),
-            against="open",
-            options=("--open=daemon",),
-        ),
         Scenario(
             "jobs", "jobs", "mount, python, unmount in a row: the second and later", "disk", (LAZY, BOUND)
         ),

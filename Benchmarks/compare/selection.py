@@ -8,6 +8,7 @@ import dataclasses
 
 from compare import scenarios
 from compare.contenders import ALL, base
+from compare.results import is_crfs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ LOCAL = OriginKind("local")  # for bounds, which need no origin
 ORIGINS = {kind.label: kind for kind in (*PLAIN.values(), TLS_15, CDN_15, GBIT, MBIT_200)}
 
 CRFS = ("crfs", "crfs-background")
+OPENS = ("crfs-open-none", "crfs-open-daemon")
 BEST = ("crfs", "stargz-1m")
 LAZY = tuple(contender.name for contender in ALL if contender.kind == base.LAZY)
 PULLS = tuple(contender.name for contender in ALL if contender.kind == base.PULL)
@@ -41,8 +43,10 @@ PYTHON = ("python", "python-disk", "python-warm")
 READ = ("read-all", "read-all-disk", "read-all-warm")
 KNOWN = ("serve-known", "idle", "index-layer", "index-merged")
 LATER = ("python-landmark", "python-profile", "python-zstdchunked", "python-gzip")
-# What background fetch can change: there it is shown beside.
+# What an option of crfs can change: there it is shown beside.
 WITH_BACKGROUND = (*FIRST, "python", "python-profile", "python-landmark", "read-all", "jobs-stay")
+WITH_OPEN = ("python-warm", "read-all-warm", "hot", "large-warm", "large-known", "open", "jobs", "jobs-stay")
+OPTIONS = {"crfs-background": WITH_BACKGROUND, **dict.fromkeys(OPENS, WITH_OPEN)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +138,8 @@ BENCH = Selection(
         Row(KNOWN, ("crfs",), image="entries-500k"),
         Row(("idle",), ("crfs",), image="layers-40"),
         Row(("hot", "large-warm", "large-known"), ("crfs", "stargz-1m", "ext4")),
-        Row(("open", "open-none", "open-daemon"), ("crfs", "ext4"), image="entries-50k"),
+        Row(("hot",), OPENS),
+        Row(("open",), ("crfs", *OPENS, "ext4"), image="entries-50k"),
         Row(("read-8",), ("crfs", "ext4")),
     ),
 )
@@ -156,7 +161,7 @@ FULL = Selection(
             Row(("serve", *KNOWN, *METADATA), (*LAZY, *BOUNDS), (PLAIN[0], PLAIN[15]), image=name)
             for name in SYNTHETIC
         ),
-        Row(("open", "open-none", "open-daemon"), (*LAZY, *BOUNDS), image="entries-50k"),
+        Row(("open",), (*LAZY, *BOUNDS), image="entries-50k"),
     ),
 )
 
@@ -175,8 +180,8 @@ CHECK = Selection(
         ),
         Row(
             ("find-warm", *KNOWN, "python-profile", "python-gzip", "read-all-disk", "fio-disk", "hot")
-            + ("large-warm", "large-known", "open", "open-none", "open-daemon", "jobs-stay"),
-            (*CRFS, "ext4"),
+            + ("large-warm", "large-known", "open", "jobs-stay"),
+            (*CRFS, *OPENS, "ext4"),
             image="small",
         ),
         Row(("serve", "read-all"), (*BEST, *PULLS), (PLAIN[15], TLS_15, CDN_15, MBIT_200), image="small"),
@@ -210,9 +215,9 @@ def cells(selection, only_contenders=(), only_scenarios=(), only_rtts=(), only_i
                     scenario, kind = scenarios.SCENARIOS[name], kinds[contender].kind
                     if kind not in scenario.kinds or (only_images and row.image not in only_images):
                         continue
-                    if (scenario.against or scenario.alone) and contender not in CRFS:
+                    if (scenario.against or scenario.alone) and not is_crfs(contender):
                         continue
-                    if contender == "crfs-background" and name not in WITH_BACKGROUND:
+                    if name not in OPTIONS.get(contender, (name,)):
                         continue
                     if (only_contenders and contender not in only_contenders) or (
                         only_scenarios and name not in only_scenarios

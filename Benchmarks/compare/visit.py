@@ -26,7 +26,6 @@ class Visit:
     mark: object = None
     variant: str = "estargz"
     prefetch: bool = False
-    options: tuple = ()
     mounted: object = None
 
     def left(self):
@@ -60,7 +59,7 @@ class Visit:
 
     def mount(self):
         self.mounted = self.contender.mount(
-            self.image, self.origin, self.variant, self.left(), self.prefetch, self.options
+            self.image, self.origin, self.variant, self.left(), self.prefetch
         )
         return self.mounted
 

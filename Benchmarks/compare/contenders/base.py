@@ -66,10 +66,10 @@ class Contender:
         """Name and version of the program, for the report."""
         return ""
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         """From exec until the root can be listed; what is cached is used. Raises Failed.
 
-        `prefetch`: with the landmark, where that is an option; `options`: of crfs only.
+        `prefetch`: with the landmark, where that is an option.
         """
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ class Tree(base.Contender):
         kind = cleanup.run(["findmnt", "-n", "-o", "FSTYPE", "--target", str(self.work)]).stdout.strip()
         return f"{kind} of Linux {os.uname().release}"
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         return base.Mounted(str(image.root), [str(image.root)], 0.0)
 
 
@@ -68,7 +68,7 @@ class Erofs(Packed):
     def pack(self, root, output):
         return ["mkfs.erofs", "-zlz4", "--quiet", output, root]
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         point = self.directory("mnt")
         before = tools.monotonic()
         cleanup.run(["mount", "-t", "erofs", "-o", "ro,loop", self.file(image), point], timeout=30)
@@ -94,7 +94,7 @@ class Squashfuse(Packed):
     def pack(self, root, output):
         return ["mksquashfs", root, output, "-comp", "zstd", "-noappend", "-quiet", "-no-progress"]
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         point = self.directory("mnt")
         command = ["squashfuse", "-f", "-o", "allow_other", self.file(image), point]
         seconds = self.serve(command, str(point), None, limit)

@@ -38,6 +38,7 @@ class Crfs(base.Daemon):
     about = "this project: one daemon, background fetch off, a cache directory of its own"
     needs = ()
     background = "--no-background"
+    options = ()
     maps_cache = True
 
     def __init__(self, work):
@@ -72,10 +73,10 @@ class Crfs(base.Daemon):
             line += ["--ca-file", origin.ca_file]
         return line
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         point = self.directory("mnt")
         line = self.command("mount", origin=origin)
-        line += ["--foreground", "--local-dir", self.directory("local"), *options]
+        line += ["--foreground", "--local-dir", self.directory("local"), *self.options]
         if self.background in help_words("mount"):
             line.append(self.background)
         root = f"{point}/images/{origin.host}/{image.reference_repo}/{image.variants[variant]}/"
@@ -142,3 +143,17 @@ class CrfsBackground(Crfs):
     about = "the same with background fetch, as it comes"
     needs = ("background",)
     background = "--background"
+
+
+class CrfsOpenNone(Crfs):
+    name = "crfs-open-none"
+    about = "crfs with `--open=none`: opening a file does not reach the daemon"
+    needs = ("open",)
+    options = ("--open=none",)
+
+
+class CrfsOpenDaemon(Crfs):
+    name = "crfs-open-daemon"
+    about = "crfs with `--open=daemon`: opening a file reaches the daemon, which may hand it to the kernel"
+    needs = ("open",)
+    options = ("--open=daemon",)

@@ -76,7 +76,7 @@ class Podman(Pull):
             *words,
         ]
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         reference = f"{origin.host}/{image.reference_repo}:{image.variants[variant]}"
         trust = ["--tls-verify=false"]
         if origin.ca_file:
@@ -139,7 +139,7 @@ class Containerd(Pull):
     def command(self, *words):
         return ["ctr", "-a", self.directory("r") / "c.sock", *words]
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         self.start(limit)
         reference = f"{origin.host}/{image.reference_repo}:{image.variants[variant]}"
         trust = ["--plain-http"] if origin.plain_http else ["--hosts-dir", self.hosts(origin)]
@@ -177,7 +177,7 @@ class CurlTar(Pull):
             + " ".join(cleanup.run(["tar", "--version"]).stdout.split("\n")[0].split())
         )
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         tag = image.variants[variant]
         _, manifest = tools.stored_manifest(self.work, image.reference_repo, tag)
         scheme = "http" if origin.plain_http else "https"

@@ -53,7 +53,7 @@ class Stargz(base.Daemon):
             + cleanup.run(["dpkg-query", "-W", "-f", "${Version}", PACKAGE], check=False).stdout
         )
 
-    def mount(self, image, origin, variant, limit, prefetch=False, options=()):
+    def mount(self, image, origin, variant, limit, prefetch=False):
         state = self.directory("state")
         options = [*self.options]
         if prefetch and "-prefetch" not in options:
