@@ -38,7 +38,7 @@ public struct HTTPRequest: Sendable {
         case get
         /// Headers alone.
         case head
-        /// POST of a form: `name=value&…`, percent-encoded. Is never sent a second time by the transport.
+        /// POST of a form: `name=value&…`, percent-encoded. Never hedged.
         case form(String)
     }
 
