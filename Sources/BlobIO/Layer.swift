@@ -17,6 +17,9 @@ public final class Layer: Sendable {
 
     /// How messages name it.
     let name: String
+    /// Whether every byte of it is covered by digests that the image's manifest leads to, and checked against them.
+    public let isVerified: Bool
+
     /// Chunks are hashed where the TOC has digests for them.
     let verifiesChunks: Bool
     /// The file behind a local layer.
@@ -27,6 +30,8 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// What of it was used, for profiles.
+    let usage: LayerUsage
     /// Keys of files that are not one chunk, once they were worked out.
     let fileKeys = Mutex<[UInt32: FileKey]>([:])
     private let places: Mutex<[Place]>
@@ -37,11 +42,14 @@ public final class Layer: Sendable {
         name: String,
         place: Place,
         local: LocalFile?,
+        promise: TOCPromise,
         verifiesChunks: Bool,
         limits: FetchLimits
     ) {
+        isVerified = verifiesChunks && !promise.isEmpty && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
+        usage = LayerUsage(index)
         self.index = index
         self.digest = digest
         self.name = name

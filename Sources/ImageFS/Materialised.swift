@@ -24,6 +24,8 @@ extension FileSystem {
             return .never
         }
         let inode = source.layer.index.inode(source.record)
+        // What is read from a file of its own is not seen by the profile.
+        if isUse { source.layer.noteOpen(inode) }
         return library.blobs.materialised(source.layer, record: inode, isUse: isUse).map { .file($0) } ?? .none
     }
 }

@@ -1,4 +1,5 @@
 public import ArgumentParser
+internal import BlobIO
 public import FuseBridge
 internal import Glibc
 internal import ImageFS
@@ -27,6 +28,8 @@ struct MountCommand: ParsableCommand {
     var foreground = false
 
     @OptionGroup var access: AccessOptions
+
+    @OptionGroup var prefetching: PrefetchOptions
 
     @Option(help: ArgumentHelp("Directory whose layer files layers/local shows.", valueName: "dir"))
     var localDir = "."
@@ -107,10 +110,12 @@ struct MountCommand: ParsableCommand {
         if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
         let stack: Stack
         let session: FuseSession
+        let fileSystem: FileSystem
         do {
             stack = try Stack(access, sharing: false)
+            fileSystem = FileSystem(library: stack.library, options: treeOptions())
             session = try FuseSession(
-                fileSystem: FileSystem(library: stack.library, options: treeOptions()),
+                fileSystem: fileSystem,
                 options: fuseOptions(),
                 logger: stack.logger
             )
@@ -125,7 +130,12 @@ struct MountCommand: ParsableCommand {
         }
         stack.logger.notice("serving \(fuseOptions().mountPoint)")
         report("")
+        for reference in prefetching.references {
+            Task { [fileSystem] in await fileSystem.prefetch(reference) }
+        }
         signals.wait(for: session, stack.logger)
+        runBlocking { [fileSystem] in await fileSystem.finish() }
+        if let summary = prefetchSummary(stack.blobs.prefetchStatistics) { stack.logger.notice("\(summary)") }
         stack.logger.notice("unmounted \(fuseOptions().mountPoint)")
     }
 
@@ -137,6 +147,8 @@ struct MountCommand: ParsableCommand {
         options.rootMode = mountMode.bits
         options.rootGroup = mountGid ?? getegid()
         options.userXattr = userxattr
+        let cacheBytes = access.cacheSize.bytes > 0 ? access.cacheSize.bytes : access.memoryCache.bytes
+        options.prefetch = prefetching.policy(cacheBytes: cacheBytes)
         return options
     }
 
