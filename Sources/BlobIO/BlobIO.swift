@@ -13,7 +13,10 @@ public struct BlobIOOptions: Sendable {
     public var memoryCacheBytes: Int = 256 << 20
     /// Absolute path of the directory for chunks, which exists: `<cache>/chunks`; nil to keep none on disk.
     public var chunkDirectory: String?
-    /// Bytes that the chunks may take on disk.
+    /// Absolute path of the directory for materialised files: `<cache>/files`; nil to make none. They take up to a quarter
+    /// of `cacheBytes`.
+    public var fileDirectory: String?
+    /// Bytes that chunks and materialised files may take on disk.
     public var cacheBytes: Int = 10 << 30
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
@@ -37,11 +40,16 @@ public final class BlobIO: Sendable {
     let counters = Counters()
     let landing = LandingQueue()
     let aheadBudget = AheadBudget()
+    let prefetcher = Prefetcher()
+    /// Takes down what is read first, for profiles.
+    public let recorder = Recorder()
     let limits: FetchLimits
     private let layers: LayerTable
     private let opener: LayerOpener
     private let registry: RegistryClient?
     private let externalTOCs: ExternalTOCs?
+    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
+    private static let leastBesideDisk = 128 << 20
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -61,7 +69,11 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits = limits ?? .store(of: UInt64(max(0, options.memoryCacheBytes)))
+        let limits =
+            limits
+            ?? .store(
+                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
+            )
         self.limits = limits
         self.registry = registry
         externalTOCs = registry.map { ExternalTOCs($0) }
@@ -70,6 +82,7 @@ public final class BlobIO: Sendable {
         if let directory = options.chunkDirectory {
             store = ChunkStore(
                 directory: directory,
+                fileDirectory: options.fileDirectory,
                 capacity: options.cacheBytes,
                 memory: options.memoryCacheBytes
             ) { message in

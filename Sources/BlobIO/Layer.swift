@@ -8,7 +8,7 @@ internal import Synchronization
 
 /// A layer that is open: its index, and where its bytes come from.
 ///
-/// LOCK ORDER: both locks are leaves.
+/// LOCK ORDER: the locks are leaves.
 public final class Layer: Sendable {
     /// What is in it, and where.
     public let index: LayerIndex
@@ -30,6 +30,10 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// What of it was used, for profiles.
+    let usage: LayerUsage
+    /// Keys of files that are not one chunk, once they were worked out.
+    let fileKeys = Mutex<[UInt32: FileKey]>([:])
     private let places: Mutex<[Place]>
 
     init(
@@ -45,6 +49,7 @@ public final class Layer: Sendable {
         isVerified = verifiesChunks && !promise.isEmpty && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
+        usage = LayerUsage(index)
         self.index = index
         self.digest = digest
         self.name = name

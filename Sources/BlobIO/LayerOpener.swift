@@ -13,8 +13,10 @@ struct LayerOpener: Sendable {
     private let workers: WorkerPool
     private let log: LimitedLog
     private let limits: FetchLimits
-    /// One index is built at a time, since a large one takes memory.
+    /// One large index is built at a time, since it takes memory; small ones need not wait for it.
     private let builder = WorkerPool(named: "crfs-index", threads: 1)
+    /// Up to this many compressed bytes a TOC counts as small.
+    private static let smallTOC = 1 << 20
 
     init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits) {
         self.limits = limits
@@ -170,10 +172,12 @@ struct LayerOpener: Sendable {
         return try await build(subject, found)
     }
 
-    /// Builds the index on the builder's thread, and keeps it in the index directory where that is possible.
+    /// Builds the index on a thread of its own, or on the decode threads where it is small, and keeps it in the index
+    /// directory where that is possible.
     private func build(_ subject: LayerSubject, _ found: FoundTOC) async throws(BlobError) -> IndexOutcome {
         let path = path(subject)
-        let result = await builder.run { [self] () -> Result<IndexOutcome, BlobError> in
+        let isSmall = found.byteCount <= LayerOpener.smallTOC
+        let result = await (isSmall ? workers : builder).run { [self] () -> Result<IndexOutcome, BlobError> in
             var notes: [String] = []
             var noteCount = 0
             do throws(LayerFormatError) {

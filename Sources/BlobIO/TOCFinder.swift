@@ -11,6 +11,15 @@ enum FoundTOC: Sendable {
     case frame([SharedBytes], skip: Int, TOCFrame)
     /// The layer has to be read as a plain one.
     case none(reason: String)
+
+    /// Compressed bytes of the TOC, with what follows it in what was fetched.
+    var byteCount: Int {
+        switch self {
+        case .member(let pieces, let skip, _, _), .frame(let pieces, let skip, _):
+            pieces.reduce(0) { $0 + $1.count } - skip
+        case .none: 0
+        }
+    }
 }
 
 /// Fetches a layer's TOC from wherever its format has it: one request where the manifest or the guess is right, else two.

@@ -67,10 +67,10 @@ public struct Footer: Sendable, Equatable {
 
     /// How many bytes to ask for at first for a layer of this size, so that footer and TOC usually come together.
     ///
-    /// A TOC takes about 70 compressed bytes an entry: 0.5 % of a layer of large files, 2 % of one of small files. So a
-    /// 64th of the blob, between 64 KiB and 4 MiB, and never more than the blob.
+    /// A TOC takes about 50 compressed bytes an entry: 0.5 % of a layer of large files, 2 % of one of small files, which
+    /// are seldom large. So a 128th of the blob, between 256 KiB and 4 MiB, and never more than the blob.
     public static func tailGuess(blobSize: UInt64) -> UInt64 {
-        min(blobSize, max(64 << 10, min(4 << 20, blobSize / 64)))
+        min(blobSize, max(256 << 10, min(4 << 20, blobSize / 128)))
     }
 
     /// The gzip header up to Extra, with any time, level and system; nil when it is another one.

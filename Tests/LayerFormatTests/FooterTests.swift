@@ -149,8 +149,8 @@ import Testing
     @Test func tailGuessIsBounded() {
         #expect(Footer.tailGuess(blobSize: 0) == 0)
         #expect(Footer.tailGuess(blobSize: 60_000) == 60_000)
-        #expect(Footer.tailGuess(blobSize: 1 << 20) == 64 << 10)
-        #expect(Footer.tailGuess(blobSize: 128 << 20) == 2 << 20)
+        #expect(Footer.tailGuess(blobSize: 1 << 20) == 256 << 10)
+        #expect(Footer.tailGuess(blobSize: 128 << 20) == 1 << 20)
         #expect(Footer.tailGuess(blobSize: .max) == 4 << 20)
     }
 }
