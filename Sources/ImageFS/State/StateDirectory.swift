@@ -63,6 +63,8 @@ public final class StateDirectory: Sendable {
 
     /// The chunk store's segments (docs/cache-format.md).
     public var chunkDirectory: String { path + "/chunks" }
+    /// Materialised files (docs/cache-format.md).
+    public var fileDirectory: String { path + "/files" }
     /// Layer indexes: `sha256-<layer hex>.idx`.
     public var layerIndexDirectory: String { path + "/layers" }
     /// Profiles of images and jobs (docs/profile-format.md).

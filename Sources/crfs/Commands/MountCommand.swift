@@ -1,6 +1,6 @@
-internal import ArgumentParser
+public import ArgumentParser
 internal import BlobIO
-internal import FuseBridge
+public import FuseBridge
 internal import Glibc
 internal import ImageFS
 internal import Logging
@@ -62,6 +62,23 @@ struct MountCommand: ParsableCommand {
 
     @Flag(inversion: .prefixedNo, help: "Let other users enter the mount (default: as root).")
     var allowOther: Bool?
+
+    @Option(
+        help: ArgumentHelp(
+            "Who answers when a file is opened: daemon (large hot files are then read by the kernel itself), or none "
+                + "(opening costs what it does on a disk).",
+            valueName: "mode"
+        )
+    )
+    var open = OpenMode.daemon
+
+    @Option(
+        help: ArgumentHelp(
+            "Whether the kernel may read large hot files by itself where it can: auto or off.",
+            valueName: "mode"
+        )
+    )
+    var passthrough = PassthroughMode.auto
 
     @Option(help: ArgumentHelp("File for log lines when not in the foreground.", valueName: "path"))
     var logFile: String?
@@ -145,10 +162,16 @@ struct MountCommand: ParsableCommand {
             dev: dev,
             debug: fuseDebug,
             // The kernel's 128 KiB keep a sequential reader at two requests (docs/decisions/0005-fuse-session.md).
-            readAheadKiB: geteuid() == 0 ? 1024 : nil
+            readAheadKiB: geteuid() == 0 ? 1024 : nil,
+            openMode: open,
+            passthrough: passthrough
         )
     }
 }
+
+extension OpenMode: ExpressibleByArgument {}
+
+extension PassthroughMode: ExpressibleByArgument {}
 
 /// 0755, 0750 or 0700.
 struct MountMode: ExpressibleByArgument {
