@@ -273,7 +273,6 @@ extension BlobIO {
             store.insert(key, member.bytes.span.extracting(range))
         }
         flights.remove(flight)
-        flight.leave(nil)
     }
 
     /// A member that cannot be inflated: asked for once more, then an error for those who wait.
@@ -308,6 +307,5 @@ extension BlobIO {
         flights.remove(flight)
         log(.error, cause: "fetch \(error.kind) \(flight.layer.digest)") { error.reason }
         flight.finish(.failed(error))
-        flight.leave(error)
     }
 }

@@ -46,7 +46,7 @@ final class Flight: Sendable {
 
     /// - Parameters:
     ///   - budget: what it counts against, if nobody has asked for it.
-    ///   - whenGone: called when it has left the table: its chunks are in the store, or it failed.
+    ///   - whenGone: called once when it is over: its chunks are in the store, or it failed.
     init(
         _ layer: Layer,
         _ range: ByteRange,
@@ -87,10 +87,13 @@ final class Flight: Sendable {
         current.withLock { $0 = state }
         budget?.giveBack(layer, range.count)
         completion.finish()
+        if case .failed(let error) = state { whenGone?(self, error) }
     }
 
-    /// Tells whoever started it that it is over.
-    func leave(_ failure: BlobError?) { whenGone?(self, failure) }
+    /// Its chunks are in the store, if it landed.
+    func leave() {
+        if let whenGone, case .landed = state { whenGone(self, nil) }
+    }
 }
 
 /// The compressed bytes of a process that are on their way without having been asked for.
@@ -129,6 +132,7 @@ final class FlightTable: Sendable {
         }
         // Released here, outside of the lock.
         _ = consume removed
+        flight.leave()
     }
 
     var count: Int { flights.withLock { $0.count } }
