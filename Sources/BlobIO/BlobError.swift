@@ -41,10 +41,21 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
     /// One sentence: what failed, on what, why, what to do.
     public let reason: String
 
+    /// The layer has no index that crfs reads, and can be streamed instead.
+    let isPlainLayer: Bool
+
     /// Makes an error from its parts.
     public init(_ kind: Kind, _ reason: String) {
         self.kind = kind
         self.reason = reason
+        isPlainLayer = false
+    }
+
+    /// What is not a layer with an index, and why.
+    init(plainLayer reason: String) {
+        kind = .unsupported
+        self.reason = reason
+        isPlainLayer = true
     }
 
     /// The reason.
@@ -66,14 +77,7 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
     /// A layer's format error; `name` says which layer.
     init(_ error: LayerFormatError, name: String) {
         switch error.kind {
-        case .noIndex:
-            self.init(
-                .unsupported,
-                "\(name) cannot be read lazily: \(error.reason); this version reads eStargz and stargz:"
-                    + " convert it with `crfs convert`"
-            )
-        case .tooLarge:
-            self.init(.unsupported, "\(name) is beyond what this version reads: \(error.reason)")
+        case .noIndex, .tooLarge: self.init(plainLayer: "\(name) cannot be read lazily: \(error.reason)")
         case .corrupt, .digestMismatch, .staleIndex:
             self.init(.corrupt, "\(name) is damaged: \(error.reason)")
         case .system:

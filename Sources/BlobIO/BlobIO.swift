@@ -18,6 +18,9 @@ public struct BlobIOOptions: Sendable {
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
 
+    /// How often the state of a layer that streams is logged, in nanoseconds.
+    public var streamLogNanoseconds: UInt64 = 10_000_000_000
+
     /// The defaults, with this directory.
     public init(indexDirectory: String) {
         self.indexDirectory = indexDirectory
@@ -40,6 +43,9 @@ public final class BlobIO: Sendable {
     let limits: FetchLimits
     private let layers: LayerTable
     private let opener: LayerOpener
+    let plain: PlainOpener
+    /// Decompresses layers once more; its threads may wait for the network.
+    let again = WorkerPool(named: "crfs-again", threads: 2)
     private let registry: RegistryClient?
 
     /// The read path of a process; starts its threads.
@@ -78,7 +84,13 @@ public final class BlobIO: Sendable {
         }
         workers = WorkerPool(named: "crfs-decode", threads: 2)
         layers = LayerTable(failureMemory: failureMemory)
-        opener = LayerOpener(options: options, workers: workers, log: log, limits: limits)
+        plain = PlainOpener(
+            indexDirectory: options.indexDirectory,
+            store: store,
+            log: log,
+            logInterval: options.streamLogNanoseconds
+        )
+        opener = LayerOpener(options: options, workers: workers, log: log, limits: limits, plain: plain)
     }
 
     /// Figures since the start.
@@ -88,6 +100,12 @@ public final class BlobIO: Sendable {
         result.store = store.statistics
         return result
     }
+
+    /// How content is checked.
+    public var verify: VerifyMode { options.verify }
+
+    /// The plain layers that are being streamed now, by digest.
+    public var streamingLayers: [StreamingLayer] { plain.register.snapshot }
 
     // MARK: Opening
 

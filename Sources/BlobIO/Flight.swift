@@ -33,7 +33,9 @@ final class Flight: Sendable {
     }
 
     let layer: Layer
-    /// Where the member is, and how much of it is fetched.
+    /// Where the member is.
+    let member: ByteRange
+    /// What is fetched for it: a part of a huge one; more than it where payloads reach beyond it (plain layers).
     let range: ByteRange
     /// Counts it for as long as it is on its way, where nobody had asked for it when it started.
     private let budget: AheadBudget?
@@ -44,8 +46,10 @@ final class Flight: Sendable {
     private let wanted: Atomic<Bool>
 
     /// - Parameter budget: what it counts against, if nobody has asked for it.
-    init(_ layer: Layer, _ range: ByteRange, ahead budget: AheadBudget?) {
+    init(_ layer: Layer, _ member: ByteRange, ahead budget: AheadBudget?) {
+        let range = layer.fetchRange(member)
         self.layer = layer
+        self.member = member
         self.range = range
         self.budget = budget
         wanted = Atomic(budget == nil)

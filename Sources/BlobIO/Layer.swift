@@ -17,6 +17,10 @@ public final class Layer: Sendable {
 
     /// How messages name it.
     let name: String
+    /// Where the layer can be read from, if it is a plain one that is compressed.
+    let restarts: RestartTable?
+    /// Readers that wait for all of it to stream by once more.
+    let again = StreamAgain()
     /// Chunks are hashed where the TOC has digests for them.
     let verifiesChunks: Bool
     /// The file behind a local layer.
@@ -31,6 +35,7 @@ public final class Layer: Sendable {
 
     init(
         index: LayerIndex,
+        restarts: RestartTable?,
         digest: Digest,
         name: String,
         place: Place,
@@ -41,6 +46,7 @@ public final class Layer: Sendable {
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
         self.index = index
+        self.restarts = restarts
         self.digest = digest
         self.name = name
         self.local = local
@@ -55,6 +61,9 @@ public final class Layer: Sendable {
         }
     }
 
+    /// The place that is asked first.
+    var firstPlace: Place? { places.withLock { $0.first } }
+
     /// What is known of the way to the first place.
     var link: LinkEstimate { places.withLock { $0.first }?.link() ?? .unknown }
 
@@ -68,7 +77,7 @@ public final class Layer: Sendable {
         var failure: BlobError?
         for place in places {
             do throws(BlobError) {
-                try await place.stream(span.rest, priority, fresh) { span.take($0) }
+                try await place.stream(span.rest, priority, fresh, nil) { span.take($0) }
                 if span.rest.count == 0 { return }
                 throw BlobError(.unavailable, "\(name): \(place.name) did not answer all of \(span.range)")
             } catch {
@@ -76,6 +85,27 @@ public final class Layer: Sendable {
             }
         }
         throw failure ?? BlobError(.unavailable, "\(name) has no place to be read from")
+    }
+
+    /// The SHA-256 of the uncompressed tar, where crfs has computed it: of a plain layer.
+    public var diffID: Digest? { index.format.isPlain ? index.tocDigest : nil }
+
+    /// What is fetched for a member. Of a plain gzip layer that is what holds the chunks which start in the span.
+    func fetchRange(_ member: ByteRange) -> ByteRange {
+        if let restarts, let number = restarts.span(at: member.offset) {
+            let span = restarts.spans[number]
+            return ByteRange(offset: span.offset, count: min(span.end - span.offset, MemberDecoder.mostCompressed))
+        }
+        return ByteRange(offset: member.offset, count: min(member.count, MemberDecoder.mostCompressed))
+    }
+
+    /// Whether a member can be fetched by itself; else all that stands before it in the blob must stream by again.
+    func isDirect(_ member: ByteRange) -> Bool {
+        guard let restarts else { return true }
+        guard let number = restarts.span(at: member.offset) else { return false }
+        let span = restarts.spans[number]
+        return span.isPoint && span.length <= UInt64(MemberDecoder.mostInflated)
+            && span.end - span.offset <= MemberDecoder.mostCompressed
     }
 
     /// What a chunk is kept under: by content only where the content is checked.

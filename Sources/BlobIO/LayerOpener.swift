@@ -27,10 +27,12 @@ struct LayerOpener: Sendable {
     private let workers: WorkerPool
     private let log: LimitedLog
     private let limits: FetchLimits
+    private let plain: PlainOpener
     /// One index is built at a time, since a large one takes memory.
     private let builder = WorkerPool(named: "crfs-index", threads: 1)
 
-    init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits) {
+    init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits, plain: PlainOpener) {
+        self.plain = plain
         self.limits = limits
         self.options = options
         self.workers = workers
@@ -67,28 +69,21 @@ struct LayerOpener: Sendable {
 
     /// Why a layer of this media type is not even asked for.
     private static func reasonUnreadable(_ descriptor: ContentDescriptor) -> String? {
-        let advice = "this version reads eStargz and stargz; convert it with `crfs convert`"
-        switch MediaType.layerCompression(descriptor.mediaType) {
-        case .gzip: return nil
-        case .zstd: return "is a tar+zstd layer; \(advice)"
-        case .some(.none): return "is an uncompressed tar layer without an index; \(advice)"
-        case nil: return "has media type \(descriptor.mediaType), which is no file system layer"
-        }
+        guard MediaType.layerCompression(descriptor.mediaType) == nil else { return nil }
+        return "has media type \(descriptor.mediaType), which is no file system layer"
     }
 
     private func open(_ subject: Subject, anew: Bool) async -> Result<Layer, BlobError> {
-        if options.verify == .require && subject.promised == nil {
-            return .failure(
-                BlobError(
+        do throws(BlobError) {
+            let (index, restarts) = try await index(subject, anew: anew)
+            if !index.format.isPlain && options.verify == .require && subject.promised == nil {
+                throw BlobError(
                     .unsupported,
                     "\(subject.name) has no promised TOC digest, which --verify=require asks for;"
                         + " mount it with --verify=auto, or convert it with `crfs convert`"
                 )
-            )
-        }
-        do throws(BlobError) {
-            let index = try await index(subject, anew: anew)
-            if subject.promised == nil && options.verify == .auto {
+            }
+            if !index.format.isPlain && subject.promised == nil && options.verify == .auto {
                 log(.notice, cause: "unverified \(subject.digest)") {
                     "\(subject.name) has no promised TOC digest: its content is checked by CRC-32 and by the digests of"
                         + " its own TOC only"
@@ -97,11 +92,12 @@ struct LayerOpener: Sendable {
             return .success(
                 Layer(
                     index: index,
+                    restarts: restarts,
                     digest: subject.digest,
                     name: subject.name,
                     place: subject.place,
                     local: subject.local,
-                    verifiesChunks: options.verify != .off,
+                    verifiesChunks: options.verify != .off || index.format.isPlain,
                     limits: limits
                 )
             )
@@ -110,15 +106,42 @@ struct LayerOpener: Sendable {
         }
     }
 
-    private func index(_ subject: Subject, anew: Bool) async throws(BlobError) -> LayerIndex {
-        if !anew, let index = await cachedIndex(subject) { return index }
+    private func index(_ subject: Subject, anew: Bool) async throws(BlobError) -> (LayerIndex, RestartTable?) {
+        if !anew, let index = await cachedIndex(subject) {
+            guard index.format.isPlain && index.format != .tar else { return (index, nil) }
+            if let restarts = await workers.run({ [plain] in plain.restarts(index) }) { return (index, restarts) }
+        }
         do throws(BlobError) {
-            return try await fetchedIndex(subject, fresh: false)
+            return (try await fetchedIndex(subject, fresh: false), nil)
         } catch {
+            if error.isPlainLayer { return try await streamed(subject) }
             guard error.kind == .corrupt && subject.local == nil else { throw error }
             // What came was wrong, perhaps on the way only: once more, without trusting the way.
-            return try await fetchedIndex(subject, fresh: true)
+            return (try await fetchedIndex(subject, fresh: true), nil)
         }
+    }
+
+    /// Streams a layer that has no index of its own.
+    private func streamed(_ subject: Subject) async throws(BlobError) -> (LayerIndex, RestartTable?) {
+        let result = try await plain.stream(
+            PlainSubject(
+                digest: subject.digest,
+                size: subject.size,
+                name: subject.name,
+                place: subject.place,
+                isLocal: subject.local != nil
+            )
+        )
+        logNotes(subject, Array(result.notes.prefix(LayerOpener.mostNotes)), result.notes.count)
+        let path = path(subject)
+        let index = await workers.run { [self] () -> Result<LayerIndex, BlobError> in
+            do throws(LayerFormatError) {
+                return .success(try keep(result.index, subject, path: path))
+            } catch {
+                return .failure(BlobError(error, name: subject.name))
+            }
+        }
+        return (try index.get(), result.restarts)
     }
 
     private func path(_ subject: Subject) -> String {
@@ -132,7 +155,7 @@ struct LayerOpener: Sendable {
             do throws(LayerFormatError) {
                 let index = try LayerIndex(path: path, layer: subject.digest)
                 guard index.blobSize == subject.size else { return nil }
-                guard subject.promised == nil || index.tocDigest == subject.promised else { return nil }
+                guard index.format.isPlain || subject.promised == nil || index.tocDigest == subject.promised else { return nil }
                 return index
             } catch {
                 return nil
@@ -154,8 +177,7 @@ struct LayerOpener: Sendable {
         }
         guard footer.tocOffset < subject.size, subject.size - footer.tocOffset <= LayerOpener.mostTOC else {
             throw BlobError(
-                .unsupported,
-                "\(subject.name) has its TOC at \(footer.tocOffset) of \(subject.size) bytes, which is out of bounds or"
+                plainLayer: "\(subject.name) has its TOC at \(footer.tocOffset) of \(subject.size) bytes, which is out of bounds or"
                     + " more than \(LayerOpener.mostTOC) bytes"
             )
         }

@@ -140,6 +140,9 @@ struct EasyHandle: ~Copyable {
         unsafe crfs_curl_set_user_timeout(raw, milliseconds) == CURLE_OK
     }
 
+    /// Goes on with a transfer that a callback held back; what libcurl kept is handed over before this returns.
+    func unpause() { _ = unsafe curl_easy_pause(raw, CURLPAUSE_CONT) }
+
     func info(_ info: CURLINFO) -> Int { unsafe crfs_curl_info_long(raw, info) }
 
     func infoOffset(_ info: CURLINFO) -> Int { unsafe crfs_curl_info_offset(raw, info) }

@@ -33,6 +33,10 @@ final class Transfer: @unchecked Sendable {
     private(set) var lastActivity: UInt64 = 0
     private var anyByte = false
     private var easy: EasyHandle?
+    /// Its sink's gate is closed, and libcurl keeps what came.
+    private var isHeld = false
+    /// Makes the loop's thread call `release`; set before the transfer is submitted.
+    var wake: (@Sendable () -> Void)?
     private var collector: ResponseCollector
     private var outcome: Outcome?
 
@@ -78,6 +82,7 @@ final class Transfer: @unchecked Sendable {
 
     /// When it has waited too long for a byte.
     var stallDeadline: UInt64 {
+        if isHeld { return .max }
         let patience = nanoseconds(request.stallTimeout)
         return lastActivity
             &+ (collector.headersComplete && collector.isExcerpt
@@ -189,9 +194,22 @@ final class Transfer: @unchecked Sendable {
         return unsafe collector.takeHeader(bytes)
     }
 
-    func takeBody(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    /// How many bytes were taken: all, or -1 to end the transfer, or what makes libcurl hold them back.
+    func takeBody(_ bytes: UnsafeRawBufferPointer) -> Int {
         noteActivity()
-        return unsafe collector.takeBody(bytes)
+        if let gate = request.sink?.gate, let wake, !gate.passes(orElse: wake) {
+            isHeld = true
+            return Int(CURL_WRITEFUNC_PAUSE)
+        }
+        return unsafe collector.takeBody(bytes) ? bytes.count : -1
+    }
+
+    /// Goes on after the gate was opened.
+    func release() {
+        guard isHeld, phase == .active else { return }
+        isHeld = false
+        lastActivity = monotonicNanoseconds()
+        easy?.unpause()
     }
 
     private func noteActivity() {
@@ -281,7 +299,7 @@ private func bodySink(
     guard let context = unsafe context else { return 0 }
     let transfer = unsafe Unmanaged<Transfer>.fromOpaque(context).takeUnretainedValue()
     let part = unsafe UnsafeRawBufferPointer(start: bytes, count: size * count)
-    return unsafe transfer.takeBody(part) ? part.count : -1
+    return unsafe transfer.takeBody(part)
 }
 
 extension HTTPVersion {

@@ -53,6 +53,9 @@ public enum LayerIndexBuilder {
         var header = IndexHeader()
         header.layerDigest = source.layerDigest
         header.tocDigest = digest
+        header.format = source.format.rawValue
+        let hasAllDigests = tree.tree.chunks.allSatisfy { $0.isZeros || $0.digest != nil }
+        if hasAllDigests { header.flags |= IndexHeader.hasAllDigests }
         header.blobSize = source.blobSize
         header.tocOffset = source.tocOffset
         header.prefetchEnd = tree.prefetchEnd ?? .max

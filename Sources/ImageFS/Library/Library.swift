@@ -46,6 +46,7 @@ public final class Library: Sendable {
     let configurations = Loader<ManifestKey, [UInt8]>()
     let images = Loader<ManifestKey, OpenImage>()
     let layers = Loader<ManifestKey, Layer>()
+    let checkedLayers = Loader<CheckedLayerKey, Layer>()
     let localLayers = Loader<LocalFileIdentity, Layer>()
     let tagLists = Loader<Repository, TagListing>()
     let catalogs = Loader<RegistryHost, CatalogListing>()
@@ -147,13 +148,6 @@ public final class Library: Sendable {
                 )
                 throw FSError(error)
             }
-        }
-    }
-
-    /// A layer of a repository.
-    func layer(_ repository: Repository, _ descriptor: ContentDescriptor) -> Loaded<Layer> {
-        layers.value(ManifestKey(repository: repository, digest: descriptor.digest)) { [self] () throws(FSError) in
-            try await openLayer(repository, descriptor)
         }
     }
 
