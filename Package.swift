@@ -81,7 +81,7 @@ let package = Package(
         // Row 3
         module("LayerFormat", ["CShims", "BlockCodec", "OCIModel", "PosixIO"]),
         module("ChunkStore", ["CShims", "PosixIO", "BlockCodec", "OCIModel"]),
-        module("OCIRegistry", ["HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
+        module("OCIRegistry", ["CShims", "HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
         // Row 4
         module("LayerWriter", ["CShims", "BlockCodec", "OCIModel", "PosixIO", "LayerFormat"]),
         module(

@@ -49,7 +49,7 @@ final class Transfer: @unchecked Sendable {
         collector = ResponseCollector(
             range: request.range,
             bodyLimit: request.bodyLimit,
-            expectsBody: request.method == .get,
+            expectsBody: request.method != .head,
             sink: request.sink
         )
     }
@@ -229,6 +229,8 @@ extension Transfer {
             guard range.count > 0 else { return nil }
             lines.append("Range: \(range.headerValue)")
         }
+        // libcurl would wait for 100 before it sends a form of more than 1 KiB.
+        if case .form = request.method { lines.append("Expect:") }
         return lines
     }
 
@@ -253,17 +255,18 @@ extension Transfer {
             accepted = accepted && easy.set(CURLOPT_TIMEOUT_MS, milliseconds(totalTimeout))
         }
         if request.freshConnection { accepted = accepted && easy.set(CURLOPT_FRESH_CONNECT, 1) }
+        if case .form(let text) = request.method {
+            accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, text)
+        }
         // No proxy of the environment stands between this machine and itself.
-        if request.url.isLoopback { accepted = accepted && easy.set(CURLOPT_PROXY, "") }
+        if request.url.isLoopback || request.passesProxy { accepted = accepted && easy.set(CURLOPT_PROXY, "") }
         if secure {
             accepted =
                 accepted && easy.set(CURLOPT_HTTP_VERSION, Int(CURL_HTTP_VERSION_2TLS))
                 && easy.set(CURLOPT_PIPEWAIT, 1)
             // Beside the system's directory of authorities, which libcurl knows. Without a file of our own the system's
             // bundle is enough, and libcurl keeps it parsed only where no directory is set.
-            accepted =
-                accepted
-                && (request.caFile.map { easy.set(CURLOPT_CAINFO, $0) } ?? easy.set(CURLOPT_CAPATH, nil))
+            accepted = accepted && setTrust(easy)
         } else {
             // Waiting for a connection to multiplex on would make the first requests go one after the other.
             accepted = accepted && easy.set(CURLOPT_HTTP_VERSION, Int(CURL_HTTP_VERSION_1_1))
@@ -271,6 +274,28 @@ extension Transfer {
         // SAFETY: the loop keeps the transfer until the handle is removed, so the context outlives the callbacks.
         let context = unsafe Unmanaged.passUnretained(self).toOpaque()
         return unsafe accepted && easy.setSinks(header: headerSink, body: bodySink, context: context)
+    }
+}
+
+extension Transfer {
+    /// Whom we trust and who we are. libcurl shares a connection only between requests that agree in all of this.
+    private func setTrust(_ easy: borrowing EasyHandle) -> Bool {
+        let tls = request.tls
+        var accepted =
+            if !tls.authorities.isEmpty {
+                easy.set(CURLOPT_CAINFO_BLOB, blob: tls.authorities)
+            } else {
+                request.caFile.map { easy.set(CURLOPT_CAINFO, $0) } ?? easy.set(CURLOPT_CAPATH, nil)
+            }
+        if let certificate = tls.clientCertificate {
+            accepted =
+                accepted && easy.set(CURLOPT_SSLCERT, certificate)
+                && easy.set(CURLOPT_SSLKEY, tls.clientKey ?? certificate)
+        }
+        if tls.skipsVerification {
+            accepted = accepted && easy.set(CURLOPT_SSL_VERIFYPEER, 0) && easy.set(CURLOPT_SSL_VERIFYHOST, 0)
+        }
+        return accepted
     }
 }
 

@@ -26,4 +26,9 @@ void crfs_name_thread(const char *name);
 // Bounds what malloc keeps to itself: few arenas, large blocks by mmap so that freeing them gives them back.
 void crfs_configure_malloc(void);
 
+// Starts `program`, found in PATH, with one argument, its standard input and output at pipes, whose other ends come back, and
+// its standard error at /dev/null: in a process group of its own, in the directory `/`, with no signal blocked or ignored and
+// no other descriptor. Returns 0 or an error number; ENOENT when there is no such program.
+int crfs_spawn_piped(const char *program, const char *argument, int *input, int *output, int *pid);
+
 #endif

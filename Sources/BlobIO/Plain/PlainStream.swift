@@ -175,18 +175,20 @@ final class PlainStream {
         return produced
     }
 
-    /// Begins a span where one is due.
+    /// Begins a span where one is due. Which spans there are depends on the blob alone, not on the pieces in which it comes.
     private func noteSpan(at position: UInt64, bits: UInt8?, isFrameEnd: Bool) {
         let isPoint = bits != nil || isFrameEnd
-        if let last = spans.last {
-            let distance = position - last.position
-            guard consumed > last.offset, distance >= PlainStream.spacing,
-                isPoint || distance >= PlainStream.mostSpan
-            else { return }
-        } else if !isPoint {
-            return
+        while let last = spans.last, position - last.position > PlainStream.mostSpan {
+            // No point came for so long: a span with an offset that only tells it apart.
+            spans.append(
+                RestartSpan(offset: last.offset + 1, position: last.position + PlainStream.mostSpan, isPoint: false)
+            )
         }
-        var span = RestartSpan(offset: consumed, position: position, isPoint: isPoint)
+        guard isPoint else { return }
+        if let last = spans.last {
+            guard consumed > last.offset, position - last.position >= PlainStream.spacing else { return }
+        }
+        var span = RestartSpan(offset: consumed, position: position, isPoint: true)
         if let bits, let window = gzip?.window() {
             writer?.add(GzipPoint(bits: bits, byte: lastByte, window: window), to: &span)
         }

@@ -1,6 +1,5 @@
 public import BlobIO
 internal import BlockCodec
-public import HTTPTransport
 internal import LayerFormat
 public import Logging
 internal import OCIModel
@@ -14,8 +13,6 @@ public struct LibraryOptions: Sendable {
     public var tagFreshness: Double = 15
     /// How long a registry may take to say where a tag leads while a former target is known, in seconds.
     public var knownTagDeadline: Double = 3
-    /// Where the Google Cloud metadata server is, `host[:port]`; nil: only asked on Google's machines.
-    public var metadataHost: String?
 
     /// The defaults.
     public init() {}
@@ -33,7 +30,6 @@ struct StoredManifest: Sendable {
 public final class Library: Sendable {
     let registry: RegistryClient
     let blobs: BlobIO
-    let transport: HTTPTransport
     let options: LibraryOptions
     let contents: ContentStore
     let repositories: RepositoryStore
@@ -50,7 +46,7 @@ public final class Library: Sendable {
     let localLayers = Loader<LocalFileIdentity, Layer>()
     let tagLists = Loader<Repository, TagListing>()
     let catalogs = Loader<RegistryHost, CatalogListing>()
-    let projects = Loader<String, [String]>()
+    let projects = Loader<Int, ProjectListing>()
     let tags: TagTable
 
     /// Repositories and prefixes seen since the start.
@@ -59,14 +55,12 @@ public final class Library: Sendable {
     /// Takes over the parts; the cache directory's numbers are read here.
     public init(
         registry: RegistryClient,
-        transport: HTTPTransport,
         blobs: BlobIO,
         state: StateDirectory,
         options: LibraryOptions,
         logger: Logger
     ) throws(SystemError) {
         self.registry = registry
-        self.transport = transport
         self.blobs = blobs
         self.state = state
         self.options = options

@@ -30,6 +30,14 @@ struct AccessOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "Directory of hosts.toml files (mirrors, certificates), as containerd has it.",
+            valueName: "dir"
+        )
+    )
+    var hostsDir = "/etc/containerd/certs.d"
+
+    @Option(
+        help: ArgumentHelp(
             "A registry that is spoken to by plain HTTP although it is not on this machine. May be repeated.",
             valueName: "host[:port]"
         )
@@ -122,10 +130,11 @@ struct Stack {
         registryOptions.caFile = options.caFile.map(absolutePath)
         registryOptions.deadlineSeconds = min(options.deadline, Stack.kernelRequestLimit)
         registryOptions.userAgent = Version.userAgent
+        registryOptions.hostsDirectory = absolutePath(options.hostsDir)
+        registryOptions.credentials = CredentialSources(variable: environment, user: geteuid())
         let (state, temporary) = try Stack.openState(options, sharing: sharing)
         self.temporary = temporary
-        let transport = HTTPTransport()
-        registry = RegistryClient(transport: transport, options: registryOptions)
+        registry = RegistryClient(transport: HTTPTransport(), options: registryOptions)
         var blobOptions = BlobIOOptions(indexDirectory: state.layerIndexDirectory)
         blobOptions.verify = options.verify
         blobOptions.memoryCacheBytes = options.memoryCache.bytes
@@ -135,11 +144,9 @@ struct Stack {
         blobs = BlobIO(registry: registry, options: blobOptions)
         var libraryOptions = LibraryOptions()
         libraryOptions.tagFreshness = options.tagTtl
-        libraryOptions.metadataHost = environment("GCE_METADATA_HOST")
         do {
             library = try Library(
                 registry: registry,
-                transport: transport,
                 blobs: blobs,
                 state: state,
                 options: libraryOptions,
