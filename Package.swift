@@ -110,7 +110,7 @@ let package = Package(
             name: "TestSupport",
             dependencies: ["PosixIO", "OCIModel"],
             path: "Tests/TestSupport",
-            exclude: ["faultproxy.py", "mklayout.py", "reader.py"],
+            exclude: ["faultproxy.py", "mklayout.py", "mktars.py", "treelist.py", "reader.py"],
             swiftSettings: swiftSettings
         ),
         tests("PosixIOTests", ["PosixIO"]),

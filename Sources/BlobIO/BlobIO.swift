@@ -18,6 +18,8 @@ public struct BlobIOOptions: Sendable {
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
 
+    /// How long after a plain layer was opened with an index from elsewhere that is proved, in nanoseconds.
+    public var proofDelay: UInt64 = 20_000_000_000
     /// How often the state of a layer that streams is logged, in nanoseconds.
     public var streamLogNanoseconds: UInt64 = 10_000_000_000
 
@@ -113,21 +115,28 @@ public final class BlobIO: Sendable {
     /// get the same `Layer`, and add `repository` as a further place to read from.
     ///
     /// A failure is remembered for a short time, so that a look-up that is repeated at once costs no request.
+    ///
+    /// - Parameter hint: finds an index that somebody made of the layer, if it turns out to be a plain one.
     public func open(
         _ descriptor: ContentDescriptor,
-        from repository: Repository
+        from repository: Repository,
+        hint: (@Sendable () async -> PlainHint?)? = nil
     ) async throws(BlobError) -> Layer {
         guard let registry else { throw BlobError(.unavailable, "no registry client") }
         let address = BlobAddress(repository: repository, digest: descriptor.digest, size: descriptor.size)
-        return try await open(descriptor, at: Place(registry, address))
+        return try await open(descriptor, at: Place(registry, address), hint: hint)
     }
 
     /// The same from any place.
-    func open(_ descriptor: ContentDescriptor, at place: Place) async throws(BlobError) -> Layer {
+    func open(
+        _ descriptor: ContentDescriptor,
+        at place: Place,
+        hint: (@Sendable () async -> PlainHint?)? = nil
+    ) async throws(BlobError) -> Layer {
         let promised = options.verify == .off ? nil : descriptor.tocDigest
         let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promised: promised)) {
             [opener] isDamaged in
-            await opener.open(descriptor, promised: promised, at: place, anew: isDamaged)
+            await opener.open(descriptor, promised: promised, at: place, hint: hint, anew: isDamaged)
         }
         layer.add(place)
         return layer

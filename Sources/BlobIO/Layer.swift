@@ -3,7 +3,7 @@ internal import HTTPTransport
 public import LayerFormat
 public import OCIModel
 internal import OCIRegistry
-internal import PosixIO
+public import PosixIO
 internal import Synchronization
 
 /// A layer that is open: its index, and where its bytes come from.
@@ -21,6 +21,9 @@ public final class Layer: Sendable {
     let restarts: RestartTable?
     /// Readers that wait for all of it to stream by once more.
     let again = StreamAgain()
+    /// The index came from elsewhere and proved wrong: nothing of the layer is shown any more.
+    let refutation = Mutex<BlobError?>(nil)
+    private let refuted = Atomic(false)
     /// Chunks are hashed where the TOC has digests for them.
     let verifiesChunks: Bool
     /// The file behind a local layer.
@@ -52,6 +55,23 @@ public final class Layer: Sendable {
         self.local = local
         self.verifiesChunks = verifiesChunks
         places = Mutex([place])
+    }
+
+    /// Whether the index proved wrong after the layer was opened with it; every read fails then.
+    public var isRefuted: Bool { refuted.load(ordering: .acquiring) }
+
+    /// Lets every further read fail.
+    func refute(_ error: BlobError) {
+        refutation.withLock { $0 = error }
+        refuted.store(true, ordering: .releasing)
+    }
+
+    /// A copy of the index file, and of the file of restart points where there is one.
+    public var indexFiles: (index: SharedBytes, restarts: SharedBytes?) {
+        (
+            index.withBytes { UniqueBytes(copying: $0).share() },
+            restarts.map { table in table.withBytes { UniqueBytes(copying: $0).share() } }
+        )
     }
 
     /// Adds a place to read from after those that are known.

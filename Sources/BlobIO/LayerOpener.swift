@@ -16,6 +16,15 @@ struct LayerOpener: Sendable {
         var name: String
         var place: Place
         var local: LocalFile?
+        var hint: (@Sendable () async -> PlainHint?)?
+    }
+
+    /// An index, and where it came from.
+    private struct Opened: Sendable {
+        var index: LayerIndex
+        var restarts: RestartTable?
+        /// Somebody else made it, and nothing proves it yet.
+        var hint: PlainHint?
     }
 
     /// A TOC of 256 MiB that cannot be compressed, and its headers: more is not asked for (spec section 3).
@@ -46,6 +55,7 @@ struct LayerOpener: Sendable {
         _ descriptor: ContentDescriptor,
         promised: Digest?,
         at place: Place,
+        hint: (@Sendable () async -> PlainHint?)? = nil,
         anew: Bool
     ) async -> Result<Layer, BlobError> {
         let name = "layer \(descriptor.digest)"
@@ -53,7 +63,14 @@ struct LayerOpener: Sendable {
             return .failure(BlobError(.unsupported, "\(name) \(reason)"))
         }
         return await open(
-            Subject(digest: descriptor.digest, size: descriptor.size, promised: promised, name: name, place: place),
+            Subject(
+                digest: descriptor.digest,
+                size: descriptor.size,
+                promised: promised,
+                name: name,
+                place: place,
+                hint: hint
+            ),
             anew: anew
         )
     }
@@ -75,7 +92,8 @@ struct LayerOpener: Sendable {
 
     private func open(_ subject: Subject, anew: Bool) async -> Result<Layer, BlobError> {
         do throws(BlobError) {
-            let (index, restarts) = try await index(subject, anew: anew)
+            let opened = try await index(subject, anew: anew)
+            let index = opened.index
             if !index.format.isPlain && options.verify == .require && subject.promised == nil {
                 throw BlobError(
                     .unsupported,
@@ -89,49 +107,62 @@ struct LayerOpener: Sendable {
                         + " its own TOC only"
                 }
             }
-            return .success(
-                Layer(
-                    index: index,
-                    restarts: restarts,
-                    digest: subject.digest,
-                    name: subject.name,
-                    place: subject.place,
-                    local: subject.local,
-                    verifiesChunks: options.verify != .off || index.format.isPlain,
-                    limits: limits
-                )
+            let layer = Layer(
+                index: index,
+                restarts: opened.restarts,
+                digest: subject.digest,
+                name: subject.name,
+                place: subject.place,
+                local: subject.local,
+                verifiesChunks: options.verify != .off || index.format.isPlain,
+                limits: limits
             )
+            if let hint = opened.hint { proveLater(layer, subject, hint) }
+            return .success(layer)
         } catch {
             return .failure(error)
         }
     }
 
-    private func index(_ subject: Subject, anew: Bool) async throws(BlobError) -> (LayerIndex, RestartTable?) {
+    private func index(_ subject: Subject, anew: Bool) async throws(BlobError) -> Opened {
         if !anew, let index = await cachedIndex(subject) {
-            guard index.format.isPlain && index.format != .tar else { return (index, nil) }
-            if let restarts = await workers.run({ [plain] in plain.restarts(index) }) { return (index, restarts) }
+            guard index.format.isPlain && index.format != .tar else { return Opened(index: index) }
+            if let restarts = await workers.run({ [plain] in plain.restarts(index) }) {
+                return Opened(index: index, restarts: restarts)
+            }
         }
         do throws(BlobError) {
-            return (try await fetchedIndex(subject, fresh: false), nil)
+            return Opened(index: try await fetchedIndex(subject, fresh: false))
         } catch {
-            if error.isPlainLayer { return try await streamed(subject) }
+            if error.isPlainLayer { return try await plainIndex(subject) }
             guard error.kind == .corrupt && subject.local == nil else { throw error }
             // What came was wrong, perhaps on the way only: once more, without trusting the way.
-            return (try await fetchedIndex(subject, fresh: true), nil)
+            return Opened(index: try await fetchedIndex(subject, fresh: true))
         }
     }
 
-    /// Streams a layer that has no index of its own.
-    private func streamed(_ subject: Subject) async throws(BlobError) -> (LayerIndex, RestartTable?) {
-        let result = try await plain.stream(
-            PlainSubject(
-                digest: subject.digest,
-                size: subject.size,
-                name: subject.name,
-                place: subject.place,
-                isLocal: subject.local != nil
-            )
-        )
+    /// The index of a layer that has none of its own: one that somebody made, else by streaming the layer.
+    private func plainIndex(_ subject: Subject) async throws(BlobError) -> Opened {
+        if let hint = await subject.hint?() {
+            let opened = await workers.run { () -> Opened? in
+                guard let (index, restarts) = hint.open(subject.digest, size: subject.size) else { return nil }
+                return Opened(index: index, restarts: restarts, hint: hint)
+            }
+            if let opened {
+                log(.info, cause: "hint \(subject.digest)") { "\(subject.name) is read by the index \(hint.source)" }
+                return opened
+            }
+            log(.notice, cause: "hint \(subject.digest)") {
+                "\(subject.name): the index \(hint.source) is of another version of crfs, or damaged; the layer is streamed"
+            }
+        }
+        let result = try await plain.stream(plainSubject(subject))
+        let index = try await publish(result, subject)
+        return Opened(index: index, restarts: result.restarts)
+    }
+
+    /// Keeps the index that a stream gave.
+    private func publish(_ result: PlainResult, _ subject: Subject) async throws(BlobError) -> LayerIndex {
         logNotes(subject, Array(result.notes.prefix(LayerOpener.mostNotes)), result.notes.count)
         let path = path(subject)
         let index = await workers.run { [self] () -> Result<LayerIndex, BlobError> in
@@ -141,7 +172,64 @@ struct LayerOpener: Sendable {
                 return .failure(BlobError(error, name: subject.name))
             }
         }
-        return (try index.get(), result.restarts)
+        return try index.get()
+    }
+
+    // MARK: Proof
+
+    /// How long to wait before a proof that the network prevented is tried again, in nanoseconds.
+    private static let proofRetry: UInt64 = 60_000_000_000
+
+    /// Streams the layer behind its readers, and compares the index that this gives with the one that is used: the same
+    /// layer gives the same bytes. For as long as somebody uses the layer.
+    private func proveLater(_ layer: Layer, _ subject: Subject, _ hint: PlainHint) {
+        let delay = options.proofDelay
+        Task { [weak layer] in
+            var delay = delay
+            while true {
+                try? await Task.sleep(nanoseconds: delay)
+                delay = LayerOpener.proofRetry
+                guard layer != nil else { return }
+                do throws(BlobError) {
+                    let result = try await plain.stream(plainSubject(subject), isProof: true)
+                    _ = try await publish(result, subject)
+                    guard let layer else { return }
+                    let isSame = layer.index.withBytes { isSameBytes($0, result.index.span) }
+                    if isSame {
+                        log(.info, cause: "proof \(subject.digest)") { "\(subject.name) is what the index says" }
+                    } else {
+                        refute(layer, subject, hint, "the layer has other content than the index says")
+                    }
+                    return
+                } catch {
+                    guard error.kind == .corrupt || error.kind == .unsupported else { continue }
+                    if let layer { refute(layer, subject, hint, error.reason) }
+                    return
+                }
+            }
+        }
+    }
+
+    /// Drops what was believed of a layer: its index, the chunks that only that has, and its view.
+    private func refute(_ layer: Layer, _ subject: Subject, _ hint: PlainHint, _ why: String) {
+        let error = BlobError(
+            .corrupt,
+            "\(subject.name) was read by the index \(hint.source), which is wrong: \(why); reads fail until the layer is"
+                + " opened again, and that source should not be trusted"
+        )
+        log(.error, cause: "refuted \(subject.digest)") { error.reason }
+        layer.refute(error)
+        plain.forget(layer)
+    }
+
+    private func plainSubject(_ subject: Subject) -> PlainSubject {
+        PlainSubject(
+            digest: subject.digest,
+            size: subject.size,
+            name: subject.name,
+            place: subject.place,
+            isLocal: subject.local != nil
+        )
     }
 
     private func path(_ subject: Subject) -> String {

@@ -81,7 +81,7 @@ final class LayerTable: Sendable {
         switch entries[key] {
         case .opening(let opening): return .wait(opening)
         case .open(let weak):
-            if let layer = weak.layer {
+            if let layer = weak.layer, !layer.isRefuted {
                 if !layer.index.isDamaged { return .done(.success(layer)) }
                 isDamaged = true
             }

@@ -1,4 +1,5 @@
 internal import CShims
+internal import PosixIO
 
 /// libcurl's global state, set up once per process and never torn down.
 enum CurlGlobal {
@@ -121,6 +122,11 @@ struct EasyHandle: ~Copyable {
         unsafe blob.withUnsafeBytes { bytes in
             unsafe crfs_curl_set_blob(raw, option, bytes.baseAddress, bytes.count) == CURLE_OK
         }
+    }
+
+    /// Sets the body that is sent, which libcurl does not copy: `body` must outlive the transfer.
+    func setBody(_ body: SharedBytes) -> Bool {
+        unsafe crfs_curl_set_body(raw, body.base, body.count) == CURLE_OK
     }
 
     /// Sets the header fields.

@@ -35,6 +35,8 @@ final class Transfer: @unchecked Sendable {
     private var easy: EasyHandle?
     /// Its sink's gate is closed, and libcurl keeps what came.
     private var isHeld = false
+    /// Bytes of the request's body that had gone out when it was looked at last.
+    private var uploaded = 0
     /// Makes the loop's thread call `release`; set before the transfer is submitted.
     var wake: (@Sendable () -> Void)?
     private var collector: ResponseCollector
@@ -49,7 +51,7 @@ final class Transfer: @unchecked Sendable {
         collector = ResponseCollector(
             range: request.range,
             bodyLimit: request.bodyLimit,
-            expectsBody: request.method != .head,
+            expectsBody: request.method.expectsBody,
             sink: request.sink
         )
     }
@@ -87,6 +89,16 @@ final class Transfer: @unchecked Sendable {
         return lastActivity
             &+ (collector.headersComplete && collector.isExcerpt
                 ? min(patience, Transfer.excerptPatience) : patience)
+    }
+
+    /// Whether more of the request's body has gone out since this was asked before: then it is not late.
+    func hasSentMore(now: UInt64) -> Bool {
+        guard case .put = request.method, let sent = easy?.infoOffset(CURLINFO_SIZE_UPLOAD_T), sent > uploaded else {
+            return false
+        }
+        uploaded = sent
+        lastActivity = now
+        return true
     }
 
     /// Ends an active transfer that was silent for too long.
@@ -230,7 +242,12 @@ extension Transfer {
             lines.append("Range: \(range.headerValue)")
         }
         // libcurl would wait for 100 before it sends a form of more than 1 KiB.
-        if case .form = request.method { lines.append("Expect:") }
+        switch request.method {
+        case .form: lines.append("Expect:")
+        case .put(_, let type): lines += ["Expect:", "Content-Type: \(type)"]
+        case .post: lines += ["Expect:", "Content-Type:"]
+        case .get, .head: break
+        }
         return lines
     }
 
@@ -243,7 +260,7 @@ extension Transfer {
             && easy.set(CURLOPT_UNRESTRICTED_AUTH, 0)
             && easy.set(CURLOPT_NOSIGNAL, 1)
             && easy.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
-            && easy.set(CURLOPT_NOBODY, request.method == .head ? 1 : 0)
+            && easy.set(CURLOPT_NOBODY, request.method.expectsBody ? 0 : 1)
             && easy.set(CURLOPT_TCP_NODELAY, 1)
             && easy.set(CURLOPT_TCP_KEEPALIVE, 1)
             && easy.set(CURLOPT_TCP_KEEPIDLE, 30)
@@ -255,8 +272,12 @@ extension Transfer {
             accepted = accepted && easy.set(CURLOPT_TIMEOUT_MS, milliseconds(totalTimeout))
         }
         if request.freshConnection { accepted = accepted && easy.set(CURLOPT_FRESH_CONNECT, 1) }
-        if case .form(let text) = request.method {
-            accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, text)
+        switch request.method {
+        case .form(let text): accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, text)
+        case .post: accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, "")
+        // The request, which holds the body, outlives the handle.
+        case .put(let body, _): accepted = accepted && easy.set(CURLOPT_CUSTOMREQUEST, "PUT") && easy.setBody(body)
+        case .get, .head: break
         }
         // No proxy of the environment stands between this machine and itself.
         if request.url.isLoopback || request.passesProxy { accepted = accepted && easy.set(CURLOPT_PROXY, "") }

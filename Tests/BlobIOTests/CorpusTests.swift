@@ -52,7 +52,7 @@ private func expectFiles(_ bench: Bench, _ layer: Layer, number: Int) async thro
 }
 
 @Suite struct CorpusTests {
-    @Test(arguments: ["estargz", "estargz-min64k", "estargz-prefetch", "stargz-legacy"])
+    @Test(arguments: ["estargz", "estargz-min64k", "estargz-prefetch", "stargz-legacy", "gzip", "zstd"])
     func everyFileOfEveryLayerReadsAsTheCorpusSays(_ format: String) async throws {
         let layout = try ImageLayout(Corpus.layout(format))
         for cacheBytes in [64 << 20, 100_000] {

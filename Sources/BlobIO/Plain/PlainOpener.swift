@@ -24,7 +24,10 @@ final class PlainOpener: Sendable {
     private let indexDirectory: String
     private let log: LimitedLog
     private let keeper: ChunkKeeper
+    private let store: ChunkStore
     private let threads = WorkerPool(named: "crfs-plain", threads: PlainOpener.mostStreams)
+    /// One proof at a time, so that none holds up a layer that somebody waits for.
+    private let proofThread = WorkerPool(named: "crfs-proof", threads: 1)
     /// What is under way, for reports.
     let register = StreamRegister()
     /// How often a stream's state is logged, in nanoseconds.
@@ -34,6 +37,7 @@ final class PlainOpener: Sendable {
         self.indexDirectory = indexDirectory
         self.log = log
         self.logInterval = logInterval
+        self.store = store
         keeper = ChunkKeeper(store: store)
     }
 
@@ -51,7 +55,7 @@ final class PlainOpener: Sendable {
     /// Streams a layer. What came wrong is asked for once more, without trusting the way there.
     ///
     /// - Parameters:
-    ///   - isProof: nobody waits for it, and no restart points are kept.
+    ///   - isProof: nobody waits for it.
     func stream(_ subject: PlainSubject, isProof: Bool = false) async throws(BlobError) -> PlainResult {
         try? makeDirectories(indexDirectory)
         let progress = StreamProgress(
@@ -84,9 +88,9 @@ final class PlainOpener: Sendable {
             queue: ByteQueue(),
             keeper: keeper,
             progress: progress,
-            restartPath: progress.isProof ? nil : restartPath(subject.digest)
+            restartPath: restartPath(subject.digest)
         )
-        let result = await threads.run { () -> Result<PlainResult, BlobError> in
+        let result = await (progress.isProof ? proofThread : threads).run { () -> Result<PlainResult, BlobError> in
             // Begun by the thread that takes the bytes: a connection that nobody reads from would be held meanwhile.
             Task {
                 await Self.fetch(
@@ -104,6 +108,14 @@ final class PlainOpener: Sendable {
             }
         }
         return try result.get()
+    }
+
+    /// Takes the chunks of a layer out of the store.
+    func forget(_ layer: Layer) {
+        for number in 0..<UInt32(layer.index.chunkCount) {
+            let chunk = layer.index.chunk(number)
+            if !chunk.isZeros { store.remove(layer.key(chunk)) }
+        }
     }
 
     /// Brings a range of a blob into a queue.

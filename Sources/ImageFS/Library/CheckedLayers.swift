@@ -11,14 +11,20 @@ struct CheckedLayerKey: Hashable, Sendable {
 
 extension Library {
     /// A layer of an image, checked against the image's configuration.
-    func layer(_ repository: Repository, _ descriptor: ContentDescriptor, of manifest: ImageManifest) -> Loaded<Layer> {
+    func layer(
+        _ repository: Repository,
+        _ descriptor: ContentDescriptor,
+        of manifest: ImageManifest,
+        _ digest: Digest
+    ) -> Loaded<Layer> {
         let key = CheckedLayerKey(
             repository: repository,
             layer: descriptor.digest,
             configuration: manifest.config?.digest
         )
+        if checkedLayers.existing(key)?.isRefuted == true { checkedLayers.forget(key) }
         return checkedLayers.value(key) { [self] () throws(FSError) in
-            try await checkedLayer(repository, descriptor, of: manifest)
+            try await checkedLayer(repository, descriptor, of: manifest, digest)
         }
     }
 
@@ -26,11 +32,13 @@ extension Library {
     func checkedLayer(
         _ repository: Repository,
         _ descriptor: ContentDescriptor,
-        of manifest: ImageManifest
+        of manifest: ImageManifest,
+        _ digest: Digest
     ) async throws(FSError) -> Layer {
         let key = ManifestKey(repository: repository, digest: descriptor.digest)
+        if layers.existing(key)?.isRefuted == true { layers.forget(key) }
         let layer = try await layers.awaitValue(key) { [self] () throws(FSError) in
-            try await openLayer(repository, descriptor)
+            try await openLayer(repository, descriptor, image: digest)
         }
         try await checkDiffID(of: layer, repository, manifest)
         return layer

@@ -13,6 +13,8 @@ public struct LibraryOptions: Sendable {
     public var tagFreshness: Double = 15
     /// How long a registry may take to say where a tag leads while a former target is known, in seconds.
     public var knownTagDeadline: Double = 3
+    /// Which indexes of plain layers are believed although the image's digest does not cover them.
+    public var indexTrust = IndexTrust()
 
     /// The defaults.
     public init() {}
@@ -42,6 +44,8 @@ public final class Library: Sendable {
     let configurations = Loader<ManifestKey, [UInt8]>()
     let images = Loader<ManifestKey, OpenImage>()
     let layers = Loader<ManifestKey, Layer>()
+    let indexParts = Loader<ManifestKey, IndexParts?>()
+    let bindings = IndexBindings()
     let checkedLayers = Loader<CheckedLayerKey, Layer>()
     let localLayers = Loader<LocalFileIdentity, Layer>()
     let tagLists = Loader<Repository, TagListing>()
@@ -100,6 +104,7 @@ public final class Library: Sendable {
         if repositories.hasDigest(repository, digest), let bytes = contents.read(digest) {
             if let document = try? ManifestDocument(json: bytes, mediaType: nil) {
                 noteRepository(repository)
+                if case .index(let index) = document { bindings.note(index) }
                 return StoredManifest(digest: digest, bytes: bytes, document: document)
             }
         }
@@ -119,6 +124,7 @@ public final class Library: Sendable {
             notices.warning("manifest \(digest)", "cannot use manifest \(repository)@\(digest): \(error)")
             throw .inputOutput
         }
+        if case .index(let index) = document { bindings.note(index) }
         contents.write(fetched.bytes, digest: digest)
         repositories.addDigest(repository, digest)
         noteRepository(repository)
@@ -145,9 +151,15 @@ public final class Library: Sendable {
         }
     }
 
-    func openLayer(_ repository: Repository, _ descriptor: ContentDescriptor) async throws(FSError) -> Layer {
+    func openLayer(
+        _ repository: Repository,
+        _ descriptor: ContentDescriptor,
+        image: Digest
+    ) async throws(FSError) -> Layer {
         do throws(BlobError) {
-            return try await blobs.open(descriptor, from: repository)
+            return try await blobs.open(descriptor, from: repository) { [self] in
+                await hint(descriptor.digest, repository, image: image)
+            }
         } catch {
             notices.warning(
                 "layer \(descriptor.digest)",
