@@ -94,7 +94,7 @@ let package = Package(
             ["BlobIO", "LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
         // Row 6
-        module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "PosixIO", log]),
+        module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "ChunkStore", "PosixIO", log]),
         // Row 7
         .executableTarget(
             name: "crfs",
@@ -123,7 +123,7 @@ let package = Package(
         tests(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],
-            exclude: ["fakeregistry.py"]
+            exclude: ["fakeregistry.py", "h2server.py"]
         ),
         tests(
             "BlobIOTests",
@@ -136,7 +136,7 @@ let package = Package(
             "ImageFSTests",
             ["ImageFS", "BlobIO", "LayerFormat", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
-        tests("FuseBridgeTests", ["FuseBridge", "ImageFS", "PosixIO", "CShims", "CFuse3", log]),
+        tests("FuseBridgeTests", ["FuseBridge", "ImageFS", "ChunkStore", "PosixIO", "CShims", "CFuse3", log]),
         tests("MountTests", ["OCIModel", "PosixIO"]),
     ]
 )

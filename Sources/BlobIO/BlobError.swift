@@ -6,11 +6,11 @@ internal import PosixIO
 /// How chunks are checked (spec section 4).
 public enum VerifyMode: String, Sendable, CaseIterable {
     /// By digest where the manifest promises the TOC's digest; a layer without one is mounted with what it has (chunk
-    /// digests of its own TOC, gzip's CRC-32), and the log says so once.
+    /// digests of its own TOC, the checksums of its members), and the log says so once.
     case auto
     /// As `auto`, but a layer without a promised TOC digest is refused.
     case require
-    /// By gzip's CRC-32 only.
+    /// By the checksums of members only: gzip's CRC-32, zstd's content checksum.
     case off
 }
 
@@ -41,21 +41,19 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
     /// One sentence: what failed, on what, why, what to do.
     public let reason: String
 
-    /// The layer has no index that crfs reads, and can be streamed instead.
-    let isPlainLayer: Bool
+    /// Nothing is wrong: the layer has no index, and was not to be streamed for one.
+    public private(set) var isPlainLayer = false
+
+    /// A layer without an index, where the caller did not want it streamed.
+    init(plainLayer name: String) {
+        self.init(.unsupported, "\(name) has no index of its own: it is streamed once when it is looked into")
+        isPlainLayer = true
+    }
 
     /// Makes an error from its parts.
     public init(_ kind: Kind, _ reason: String) {
         self.kind = kind
         self.reason = reason
-        isPlainLayer = false
-    }
-
-    /// What is not a layer with an index, and why.
-    init(plainLayer reason: String) {
-        kind = .unsupported
-        self.reason = reason
-        isPlainLayer = true
     }
 
     /// The reason.
@@ -77,7 +75,10 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
     /// A layer's format error; `name` says which layer.
     init(_ error: LayerFormatError, name: String) {
         switch error.kind {
-        case .noIndex, .tooLarge: self.init(plainLayer: "\(name) cannot be read lazily: \(error.reason)")
+        case .noIndex:
+            self.init(.unsupported, "\(name) cannot be read lazily: \(error.reason)")
+        case .tooLarge:
+            self.init(.unsupported, "\(name) is beyond what this version reads: \(error.reason)")
         case .corrupt, .digestMismatch, .staleIndex:
             self.init(.corrupt, "\(name) is damaged: \(error.reason)")
         case .system:

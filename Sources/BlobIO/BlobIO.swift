@@ -13,7 +13,10 @@ public struct BlobIOOptions: Sendable {
     public var memoryCacheBytes: Int = 256 << 20
     /// Absolute path of the directory for chunks, which exists: `<cache>/chunks`; nil to keep none on disk.
     public var chunkDirectory: String?
-    /// Bytes that the chunks may take on disk.
+    /// Absolute path of the directory for materialised files: `<cache>/files`; nil to make none. They take up to a quarter
+    /// of `cacheBytes`.
+    public var fileDirectory: String?
+    /// Bytes that chunks and materialised files may take on disk.
     public var cacheBytes: Int = 10 << 30
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
@@ -42,6 +45,9 @@ public final class BlobIO: Sendable {
     let counters = Counters()
     let landing = LandingQueue()
     let aheadBudget = AheadBudget()
+    let prefetcher = Prefetcher()
+    /// Takes down what is read first, for profiles.
+    public let recorder = Recorder()
     let limits: FetchLimits
     private let layers: LayerTable
     private let opener: LayerOpener
@@ -49,6 +55,9 @@ public final class BlobIO: Sendable {
     /// Decompresses layers once more; its threads may wait for the network.
     let again = WorkerPool(named: "crfs-again", threads: 2)
     private let registry: RegistryClient?
+    private let externalTOCs: ExternalTOCs?
+    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
+    private static let leastBesideDisk = 128 << 20
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -68,14 +77,20 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits = limits ?? .store(of: UInt64(max(0, options.memoryCacheBytes)))
+        let limits =
+            limits
+            ?? .store(
+                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
+            )
         self.limits = limits
         self.registry = registry
+        externalTOCs = registry.map { ExternalTOCs($0) }
         self.options = options
         self.log = log
         if let directory = options.chunkDirectory {
             store = ChunkStore(
                 directory: directory,
+                fileDirectory: options.fileDirectory,
                 capacity: options.cacheBytes,
                 memory: options.memoryCacheBytes
             ) { message in
@@ -116,27 +131,38 @@ public final class BlobIO: Sendable {
     ///
     /// A failure is remembered for a short time, so that a look-up that is repeated at once costs no request.
     ///
-    /// - Parameter hint: finds an index that somebody made of the layer, if it turns out to be a plain one.
+    /// - Parameters:
+    ///   - tags: tags of the repository that may have led to the image, best first. A TOC that is in a second image is
+    ///     looked for beside them before the whole repository is listed.
+    ///   - streams: a plain layer that was never streamed is streamed for its index; else that is an error which says so.
+    ///   - hint: finds an index that somebody made of the layer, if it turns out to be a plain one.
     public func open(
         _ descriptor: ContentDescriptor,
         from repository: Repository,
+        tags: [String] = [],
+        streams: Bool = true,
         hint: (@Sendable () async -> PlainHint?)? = nil
     ) async throws(BlobError) -> Layer {
-        guard let registry else { throw BlobError(.unavailable, "no registry client") }
+        guard let registry, let externalTOCs else { throw BlobError(.unavailable, "no registry client") }
         let address = BlobAddress(repository: repository, digest: descriptor.digest, size: descriptor.size)
-        return try await open(descriptor, at: Place(registry, address), hint: hint)
+        var place = Place(registry, address)
+        place.tocLayers = { (layer) throws(BlobError) in
+            try await externalTOCs.layers(for: layer, in: repository, likely: tags)
+        }
+        return try await open(descriptor, at: place, streams: streams, hint: hint)
     }
 
     /// The same from any place.
     func open(
         _ descriptor: ContentDescriptor,
         at place: Place,
+        streams: Bool = true,
         hint: (@Sendable () async -> PlainHint?)? = nil
     ) async throws(BlobError) -> Layer {
-        let promised = options.verify == .off ? nil : descriptor.tocDigest
-        let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promised: promised)) {
+        let promise = options.verify == .off ? .none : TOCPromise(descriptor)
+        let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promise: promise)) {
             [opener] isDamaged in
-            await opener.open(descriptor, promised: promised, at: place, hint: hint, anew: isDamaged)
+            await opener.open(descriptor, promise: promise, at: place, hint: hint, streams: streams, anew: isDamaged)
         }
         layer.add(place)
         return layer
@@ -154,7 +180,7 @@ public final class BlobIO: Sendable {
             }
         }
         let (file, digest) = try opened.get()
-        return try await layers.open(LayerTable.Key(digest: digest, promised: nil)) { [opener, workers] isDamaged in
+        return try await layers.open(LayerTable.Key(digest: digest, promise: .none)) { [opener, workers] isDamaged in
             await opener.open(file, digest: digest, at: Place(file, pool: workers), anew: isDamaged)
         }
     }

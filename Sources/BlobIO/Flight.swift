@@ -44,10 +44,19 @@ final class Flight: Sendable {
     private let current = Mutex(State.flying)
     private let arrival = Mutex<Arrival?>(nil)
     private let wanted: Atomic<Bool>
+    private let whenGone: (@Sendable (Flight, BlobError?) -> Void)?
 
-    /// - Parameter budget: what it counts against, if nobody has asked for it.
-    init(_ layer: Layer, _ member: ByteRange, ahead budget: AheadBudget?) {
+    /// - Parameters:
+    ///   - budget: what it counts against, if nobody has asked for it.
+    ///   - whenGone: called when it has left the table: its chunks are in the store, or it failed.
+    init(
+        _ layer: Layer,
+        _ member: ByteRange,
+        ahead budget: AheadBudget?,
+        whenGone: (@Sendable (Flight, BlobError?) -> Void)? = nil
+    ) {
         let range = layer.fetchRange(member)
+        self.whenGone = whenGone
         self.layer = layer
         self.member = member
         self.range = range
@@ -83,6 +92,9 @@ final class Flight: Sendable {
         budget?.giveBack(layer, range.count)
         completion.finish()
     }
+
+    /// Tells whoever started it that it is over.
+    func leave(_ failure: BlobError?) { whenGone?(self, failure) }
 }
 
 /// The compressed bytes of a process that are on their way without having been asked for.

@@ -8,7 +8,7 @@ internal import Synchronization
 
 /// A layer that is open: its index, and where its bytes come from.
 ///
-/// LOCK ORDER: both locks are leaves.
+/// LOCK ORDER: the locks are leaves.
 public final class Layer: Sendable {
     /// What is in it, and where.
     public let index: LayerIndex
@@ -24,6 +24,9 @@ public final class Layer: Sendable {
     /// The index came from elsewhere and proved wrong: nothing of the layer is shown any more.
     let refutation = Mutex<BlobError?>(nil)
     private let refuted = Atomic(false)
+    /// Whether every byte of it is covered by digests that the image's manifest leads to, and checked against them.
+    public let isVerified: Bool
+
     /// Chunks are hashed where the TOC has digests for them.
     let verifiesChunks: Bool
     /// The file behind a local layer.
@@ -34,20 +37,28 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// What of it was used, for profiles.
+    let usage: LayerUsage
+    /// Keys of files that are not one chunk, once they were worked out.
+    let fileKeys = Mutex<[UInt32: FileKey]>([:])
     private let places: Mutex<[Place]>
 
     init(
         index: LayerIndex,
-        restarts: RestartTable?,
+        restarts: RestartTable? = nil,
+        isProved: Bool = true,
         digest: Digest,
         name: String,
         place: Place,
         local: LocalFile?,
+        promise: TOCPromise,
         verifiesChunks: Bool,
         limits: FetchLimits
     ) {
+        isVerified = verifiesChunks && isProved && (index.format.isPlain || !promise.isEmpty) && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
+        usage = LayerUsage(index)
         self.index = index
         self.restarts = restarts
         self.digest = digest

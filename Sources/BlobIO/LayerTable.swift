@@ -7,11 +7,11 @@ internal import Synchronization
 ///
 /// LOCK ORDER: the table's, then an opening's. Nothing is opened or answered under either.
 final class LayerTable: Sendable {
-    /// What a layer is known by. With the TOC digest that its manifest promises: a layer that was opened on another
+    /// What a layer is known by. With the TOC digests that its manifest promises: a layer that was opened on another
     /// promise, or on none, must not pass for it.
     struct Key: Hashable, Sendable {
         var digest: Digest
-        var promised: Digest?
+        var promise: TOCPromise
     }
 
     /// A layer on its way.
@@ -114,6 +114,7 @@ final class LayerTable: Sendable {
 
     /// How long an error stands, in nanoseconds: what a layer is does not change, what a network does may.
     private func memory(of error: BlobError) -> UInt64 {
+        if error.isPlainLayer { return 0 }
         if let failureMemory { return failureMemory }
         switch error.kind {
         case .unsupported: return 60_000_000_000

@@ -46,6 +46,12 @@ public struct HTTPRequest: Sendable {
         /// PUT of a body with this Content-Type.
         case put(SharedBytes, type: String)
 
+        /// Whether it is GET.
+        var isGet: Bool {
+            if case .get = self { return true }
+            return false
+        }
+
         /// Whether the answer has a body.
         var expectsBody: Bool {
             if case .head = self { return false }

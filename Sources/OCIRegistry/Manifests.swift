@@ -59,6 +59,24 @@ extension RegistryClient {
         }
     }
 
+    /// The manifest that a tag leads to, in one request; nil as `resolve` has it. For who wants the manifest next:
+    /// registries count manifests that are read, and not those whose digest is asked for.
+    public func manifest(
+        _ repository: Repository,
+        tag: String,
+        deadline: Double? = nil
+    ) async throws(RegistryError) -> FetchedManifest? {
+        let ask = manifestAsk(repository, .tag(tag), method: .get)
+        let what = "read the manifest \(tag) of \(repository)"
+        return try await wire.retrying(what, deadline: deadline) {
+            (budget) async throws(AttemptFailure) -> FetchedManifest? in
+            let answer = try await exchange.perform(ask, budget)
+            if isAbsent(answer.response.status) { return nil }
+            guard answer.response.status == 200 else { throw .final(StatusRule.error(answer.response)) }
+            return try await fetched(answer, .tag(tag))
+        }
+    }
+
     private func manifestAsk(_ repository: Repository, _ name: ManifestName, method: HTTPRequest.Method) -> Ask {
         var ask = Ask(
             host: repository.host,

@@ -123,7 +123,10 @@ extension BlobIO {
         counters.bytesInflated.add(UInt64(member.bytes.count), ordering: .relaxed)
         flight?.finish(.landed(member))
         keep(layer, span.offset, member)
-        if let flight { flights.remove(flight) }
+        if let flight {
+            flights.remove(flight)
+            flight.leave(nil)
+        }
     }
 }
 

@@ -39,6 +39,9 @@ public final class Library: Sendable {
     let notices: Notices
     let state: StateDirectory
     let mergePool = WorkerPool(named: "merge", threads: 1)
+    let profiles: ProfileStore
+    /// Reads and writes profiles, one after the other.
+    let profilePool = WorkerPool(named: "profiles", threads: 1)
 
     let manifests = Loader<ManifestKey, StoredManifest>()
     let configurations = Loader<ManifestKey, [UInt8]>()
@@ -68,6 +71,7 @@ public final class Library: Sendable {
         self.blobs = blobs
         self.state = state
         self.options = options
+        profiles = ProfileStore(directory: state.profileDirectory)
         contents = ContentStore(directory: state.manifestDirectory)
         repositories = RepositoryStore(directory: state.repositoryDirectory)
         numbers = try NumberTable(path: state.numbersFile)
@@ -76,6 +80,11 @@ public final class Library: Sendable {
             registry: registry,
             store: repositories,
             notices: notices,
+            tagLists: tagLists,
+            keep: { [contents, repositories] repository, manifest in
+                contents.write(manifest.bytes, digest: manifest.digest)
+                repositories.addDigest(repository, manifest.digest)
+            },
             freshness: options.tagFreshness,
             knownDeadline: options.knownTagDeadline
         )
@@ -157,7 +166,8 @@ public final class Library: Sendable {
         image: Digest
     ) async throws(FSError) -> Layer {
         do throws(BlobError) {
-            return try await blobs.open(descriptor, from: repository) { [self] in
+            let seen = tags.seen(in: repository, limit: 16)
+            return try await blobs.open(descriptor, from: repository, tags: seen) { [self] in
                 await hint(descriptor.digest, repository, image: image)
             }
         } catch {

@@ -40,6 +40,9 @@ final class TagTable: Sendable {
     private let registry: RegistryClient
     private let store: RepositoryStore
     private let notices: Notices
+    private let tagLists: Loader<Repository, TagListing>
+    /// Takes a manifest that came with the answer, before anybody hears of its digest.
+    private let keep: @Sendable (Repository, FetchedManifest) -> Void
     /// Seconds.
     private let freshness: Double
     /// Seconds.
@@ -49,12 +52,16 @@ final class TagTable: Sendable {
         registry: RegistryClient,
         store: RepositoryStore,
         notices: Notices,
+        tagLists: Loader<Repository, TagListing>,
+        keep: @escaping @Sendable (Repository, FetchedManifest) -> Void,
         freshness: Double,
         knownDeadline: Double
     ) {
         self.registry = registry
         self.store = store
         self.notices = notices
+        self.tagLists = tagLists
+        self.keep = keep
         self.freshness = freshness
         self.knownDeadline = knownDeadline
     }
@@ -86,6 +93,18 @@ final class TagTable: Sendable {
         return answer
     }
 
+    /// Tags of a repository that were asked for and are there; no more than `limit`.
+    func seen(in repository: Repository, limit: Int) -> [String] {
+        entries.withLock { entries in
+            var tags: [String] = []
+            for (key, entry) in entries where key.repository == repository && entry.known?.target != nil {
+                tags.append(key.tag)
+                if tags.count == limit { break }
+            }
+            return tags
+        }
+    }
+
     private func loadFromStoreOnce(_ key: Key) {
         if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)
@@ -103,12 +122,7 @@ final class TagTable: Sendable {
         Task { [self] in
             let formerTarget = former?.target
             do throws(RegistryError) {
-                let target = try await registry.resolve(
-                    key.repository,
-                    tag: key.tag,
-                    deadline: formerTarget == nil ? nil : knownDeadline
-                )
-                settle(key, target, completion)
+                settle(key, try await resolve(key, former: formerTarget), completion)
             } catch {
                 if let formerTarget {
                     useFormer(key, formerTarget, error, completion)
@@ -118,6 +132,21 @@ final class TagTable: Sendable {
                 }
             }
         }
+    }
+
+    /// Asks for the manifest itself where it is not known and nobody has listed the repository's tags: who names one tag
+    /// goes on into its image, and saves a round trip. After a listing each tag is looked at, and only digests are asked for.
+    private func resolve(_ key: Key, former: Digest?) async throws(RegistryError) -> Digest? {
+        if former == nil, tagLists.existing(key.repository) == nil {
+            guard let manifest = try await registry.manifest(key.repository, tag: key.tag) else { return nil }
+            keep(key.repository, manifest)
+            return manifest.digest
+        }
+        return try await registry.resolve(
+            key.repository,
+            tag: key.tag,
+            deadline: former == nil ? nil : knownDeadline
+        )
     }
 
     private func settle(_ key: Key, _ target: Digest?, _ completion: Completion) {

@@ -1,5 +1,6 @@
-internal import ArgumentParser
-internal import FuseBridge
+public import ArgumentParser
+internal import BlobIO
+public import FuseBridge
 internal import Glibc
 internal import ImageFS
 internal import Logging
@@ -27,6 +28,8 @@ struct MountCommand: ParsableCommand {
     var foreground = false
 
     @OptionGroup var access: AccessOptions
+
+    @OptionGroup var prefetching: PrefetchOptions
 
     @Option(help: ArgumentHelp("Directory whose layer files layers/local shows.", valueName: "dir"))
     var localDir = "."
@@ -60,6 +63,23 @@ struct MountCommand: ParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Let other users enter the mount (default: as root).")
     var allowOther: Bool?
 
+    @Option(
+        help: ArgumentHelp(
+            "Who answers when a file is opened: daemon (large hot files are then read by the kernel itself), or none "
+                + "(opening costs what it does on a disk).",
+            valueName: "mode"
+        )
+    )
+    var open = OpenMode.daemon
+
+    @Option(
+        help: ArgumentHelp(
+            "Whether the kernel may read large hot files by itself where it can: auto or off.",
+            valueName: "mode"
+        )
+    )
+    var passthrough = PassthroughMode.auto
+
     @Option(help: ArgumentHelp("File for log lines when not in the foreground.", valueName: "path"))
     var logFile: String?
 
@@ -90,10 +110,12 @@ struct MountCommand: ParsableCommand {
         if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
         let stack: Stack
         let session: FuseSession
+        let fileSystem: FileSystem
         do {
             stack = try Stack(access, sharing: false)
+            fileSystem = FileSystem(library: stack.library, options: treeOptions())
             session = try FuseSession(
-                fileSystem: FileSystem(library: stack.library, options: treeOptions()),
+                fileSystem: fileSystem,
                 options: fuseOptions(),
                 logger: stack.logger
             )
@@ -108,7 +130,12 @@ struct MountCommand: ParsableCommand {
         }
         stack.logger.notice("serving \(fuseOptions().mountPoint)")
         report("")
+        for reference in prefetching.references {
+            Task { [fileSystem] in await fileSystem.prefetch(reference) }
+        }
         signals.wait(for: session, stack.logger)
+        runBlocking { [fileSystem] in await fileSystem.finish() }
+        if let summary = prefetchSummary(stack.blobs.prefetchStatistics) { stack.logger.notice("\(summary)") }
         stack.logger.notice("unmounted \(fuseOptions().mountPoint)")
     }
 
@@ -120,6 +147,8 @@ struct MountCommand: ParsableCommand {
         options.rootMode = mountMode.bits
         options.rootGroup = mountGid ?? getegid()
         options.userXattr = userxattr
+        let cacheBytes = access.cacheSize.bytes > 0 ? access.cacheSize.bytes : access.memoryCache.bytes
+        options.prefetch = prefetching.policy(cacheBytes: cacheBytes)
         return options
     }
 
@@ -133,10 +162,16 @@ struct MountCommand: ParsableCommand {
             dev: dev,
             debug: fuseDebug,
             // The kernel's 128 KiB keep a sequential reader at two requests (docs/decisions/0005-fuse-session.md).
-            readAheadKiB: geteuid() == 0 ? 1024 : nil
+            readAheadKiB: geteuid() == 0 ? 1024 : nil,
+            openMode: open,
+            passthrough: passthrough
         )
     }
 }
+
+extension OpenMode: ExpressibleByArgument {}
+
+extension PassthroughMode: ExpressibleByArgument {}
 
 /// 0755, 0750 or 0700.
 struct MountMode: ExpressibleByArgument {

@@ -167,7 +167,11 @@ struct Stack {
         blobOptions.verify = options.verify
         blobOptions.memoryCacheBytes = options.memoryCache.bytes
         // What a private directory would keep is of no use to the next command.
-        if options.cacheSize.bytes > 0 && temporary == nil { blobOptions.chunkDirectory = state.chunkDirectory }
+        if options.cacheSize.bytes > 0 && temporary == nil {
+            blobOptions.chunkDirectory = state.chunkDirectory
+            // Only a mount opens files often enough.
+            if !sharing { blobOptions.fileDirectory = state.fileDirectory }
+        }
         blobOptions.cacheBytes = options.cacheSize.bytes
         blobs = BlobIO(registry: registry, options: blobOptions)
         var libraryOptions = LibraryOptions()
