@@ -68,12 +68,18 @@ extension RegistryClient {
     ) async throws(RegistryError) -> FetchedManifest? {
         let ask = manifestAsk(repository, .tag(tag), method: .get)
         let what = "read the manifest \(tag) of \(repository)"
-        return try await wire.retrying(what, deadline: deadline) {
-            (budget) async throws(AttemptFailure) -> FetchedManifest? in
-            let answer = try await exchange.perform(ask, budget)
-            if isAbsent(answer.response.status) { return nil }
-            guard answer.response.status == 200 else { throw .final(StatusRule.error(answer.response)) }
-            return try await fetched(answer, .tag(tag))
+        do throws(RegistryError) {
+            return try await wire.retrying(what, deadline: deadline) {
+                (budget) async throws(AttemptFailure) -> FetchedManifest? in
+                let answer = try await exchange.perform(ask, budget)
+                if isAbsent(answer.response.status) { return nil }
+                guard answer.response.status == 200 else { throw .final(StatusRule.error(answer.response)) }
+                return try await fetched(answer, .tag(tag))
+            }
+        } catch where error.kind == .denied {
+            // As `resolve` has it.
+            wire.log.info("\(error)")
+            return nil
         }
     }
 
