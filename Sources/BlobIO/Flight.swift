@@ -33,7 +33,9 @@ final class Flight: Sendable {
     }
 
     let layer: Layer
-    /// Where the member is, and how much of it is fetched.
+    /// Where the member is.
+    let member: ByteRange
+    /// What is fetched for it: a part of a huge one; more than it where payloads reach beyond it (plain layers).
     let range: ByteRange
     /// Counts it for as long as it is on its way, where nobody had asked for it when it started.
     private let budget: AheadBudget?
@@ -49,12 +51,14 @@ final class Flight: Sendable {
     ///   - whenGone: called once when it is over: its chunks are in the store, or it failed.
     init(
         _ layer: Layer,
-        _ range: ByteRange,
+        _ member: ByteRange,
         ahead budget: AheadBudget?,
         whenGone: (@Sendable (Flight, BlobError?) -> Void)? = nil
     ) {
+        let range = layer.fetchRange(member)
         self.whenGone = whenGone
         self.layer = layer
+        self.member = member
         self.range = range
         self.budget = budget
         wanted = Atomic(budget == nil)
