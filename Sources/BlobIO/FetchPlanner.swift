@@ -225,9 +225,6 @@ struct Yield: Sendable, Equatable {
     /// Whether at least three quarters were read of what was fetched, not counting what no reader has come to yet.
     func isMostlyRead(ahead: UInt64 = 0) -> Bool { read * 4 >= (fetched - min(fetched, ahead)) * 3 }
 
-    /// Whether at least two fifths were read of what was fetched.
-    var isPartlyRead: Bool { read * 5 >= fetched * 2 }
-
     /// Whether so much was fetched, and so much of it read, that all that follows will be read too.
     func isProven(ahead: UInt64 = 0) -> Bool {
         fetched >= 4 << 20 && read * 8 >= (fetched - min(fetched, ahead)) * 7
