@@ -261,7 +261,6 @@ extension BlobIO {
     private func pack(_ flight: Flight, _ member: DecodedMember) {
         keep(flight.layer, flight.range.offset, member)
         flights.remove(flight)
-        flight.leave(nil)
     }
 
     /// Puts the checked payloads of a member into the store.

@@ -56,8 +56,15 @@ public final class BlobIO: Sendable {
     let again = WorkerPool(named: "crfs-again", threads: 2)
     private let registry: RegistryClient?
     private let externalTOCs: ExternalTOCs?
-    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
-    private static let leastBesideDisk = 128 << 20
+
+    /// What fits the store. Where the disk keeps what has come, memory is for what is on its way alone.
+    private static func limits(_ options: BlobIOOptions) -> FetchLimits {
+        let memory = UInt64(max(0, options.memoryCacheBytes))
+        guard options.chunkDirectory != nil else { return .store(of: memory) }
+        var limits = FetchLimits.store(of: max(memory, 128 << 20))
+        limits.mostWidening = min(limits.mostWidening, 4 << 20)
+        return limits
+    }
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -77,11 +84,7 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits =
-            limits
-            ?? .store(
-                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
-            )
+        let limits = limits ?? BlobIO.limits(options)
         self.limits = limits
         self.registry = registry
         externalTOCs = registry.map { ExternalTOCs($0) }

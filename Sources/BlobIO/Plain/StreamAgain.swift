@@ -123,10 +123,7 @@ extension BlobIO {
         counters.bytesInflated.add(UInt64(member.bytes.count), ordering: .relaxed)
         flight?.finish(.landed(member))
         keep(layer, span.offset, member)
-        if let flight {
-            flights.remove(flight)
-            flight.leave(nil)
-        }
+        if let flight { flights.remove(flight) }
     }
 }
 
