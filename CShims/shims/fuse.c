@@ -226,14 +226,6 @@ int crfs_fuse_reply_passthrough(struct fuse_req *request, uint64_t handle, int i
     return fuse_reply_buf(request, (const char *)&reply, sizeof reply);
 }
 
-int crfs_fuse_reply_file(struct fuse_req *request, int fd, off_t offset, size_t count) {
-    struct fuse_bufvec data = FUSE_BUFVEC_INIT(count);
-    data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY;
-    data.buf[0].fd = fd;
-    data.buf[0].pos = offset;
-    return fuse_reply_data(request, &data, 0);
-}
-
 // ---- The loop ---------------------------------------------------------------------------------------------------
 
 int crfs_fuse_serve_one(struct fuse_session *session, struct fuse_buf *buffer) {

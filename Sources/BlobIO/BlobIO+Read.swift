@@ -55,6 +55,10 @@ extension BlobIO {
                 countReady(round)
                 return .ready
             }
+            if round == 0, readFile(request, into: &buffer) {
+                countReady(round)
+                return .ready
+            }
             let started = start(request, missing, trustingStore: round == 0)
             held = held.isEmpty ? started : (held + started).sorted { $0.range.offset < $1.range.offset }
             round += 1
@@ -64,6 +68,18 @@ extension BlobIO {
         buffer.reset()
         counters.readsParked.add(1, ordering: .relaxed)
         return .parked(ReadJob(self, request, held, round: round))
+    }
+
+    /// Serves a read of which the store does not have all from a materialised file, where there is one. Where the store
+    /// has all it is the faster of the two (docs/decisions/0011-opens-and-passthrough.md).
+    private func readFile(_ request: ReadRequest, into buffer: inout ReadBuffer) -> Bool {
+        let size = request.layer.index.attributes(request.record).size
+        guard request.offset < size,
+            let file = materialised(request.layer, record: request.record, isUse: false)
+        else { return false }
+        buffer.reset()
+        let count = Int(min(UInt64(max(request.count, 0)), size - request.offset))
+        return buffer.append(file, offset: request.offset, count: count)
     }
 
     private func countReady(_ round: Int) {
@@ -85,6 +101,7 @@ extension BlobIO {
         let layer = request.layer
         let index = layer.index
         if let local = layer.local, !local.isUnchanged { throw local.staleError }
+        if layer.isRefuted, let error = layer.refutation.withLock({ $0 }) { throw error }
         let chunks = index.chunks(request.record)
         let size = index.attributes(request.record).size
         guard !chunks.isEmpty, request.count > 0, request.offset < size else {

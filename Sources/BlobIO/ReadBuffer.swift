@@ -83,6 +83,19 @@ public struct ReadBuffer: ~Copyable, @unchecked Sendable {
         }
     }
 
+    /// Appends bytes of a file, which is read now; the buffer must be empty. False when it does not have them.
+    mutating func append(_ file: MaterialisedFile, offset: UInt64, count: Int) -> Bool {
+        prepare(count)
+        let room = unsafe take(count)
+        let done = try? unsafe file.descriptor.read(into: room, at: offset)
+        guard done == count, file.isUnchanged else {
+            reset()
+            return false
+        }
+        unsafe addSegment(UnsafeRawBufferPointer(room))
+        return true
+    }
+
     /// Appends zeros.
     mutating func appendZeros(_ count: Int) {
         var rest = count

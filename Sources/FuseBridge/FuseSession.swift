@@ -251,7 +251,7 @@ public final class FuseSession: @unchecked Sendable {
         }
         isPassthroughOn.store(crfs_fuse_has_passthrough(chosen) != 0, ordering: .relaxed)
         if options.wantsPassthrough, crfs_fuse_has_passthrough(chosen) == 0 {
-            logger.notice("\(options.mountPoint): the kernel has no FUSE passthrough; materialised files are spliced")
+            logger.notice("\(options.mountPoint): the kernel has no FUSE passthrough; all files are read through crfs")
         }
         state.withLock { $0.phase = .serving }
     }
@@ -265,7 +265,7 @@ public final class FuseSession: @unchecked Sendable {
         if id > 0 { return id }
         if isPassthroughOn.exchange(false, ordering: .relaxed) {
             logger.notice(
-                "\(options.mountPoint): FUSE passthrough is refused (\(describeErrno(-id))), perhaps because the cache directory is on an overlay or the daemon lacks CAP_SYS_ADMIN; materialised files are spliced"
+                "\(options.mountPoint): FUSE passthrough is refused (\(describeErrno(-id))), perhaps because the cache directory is on an overlay or the daemon lacks CAP_SYS_ADMIN; all files are read through crfs"
             )
         }
         return nil

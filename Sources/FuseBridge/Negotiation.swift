@@ -13,8 +13,8 @@ enum Negotiation {
     ///
     /// Not asked for: FUSE_CAP_ASYNC_DIO (a reader with O_DIRECT then waits without any INTERRUPT: killed, it stays
     /// until its answer comes), FUSE_CAP_AUTO_INVAL_DATA (content never changes under a node, and it looks at
-    /// attributes before each read), FUSE_CAP_NO_OPEN_SUPPORT (excludes passthrough), FUSE_CAP_EXPORT_SUPPORT (look-ups
-    /// of "." and ".."), FUSE_CAP_ATOMIC_O_TRUNC and whatever serves writing.
+    /// attributes before each read), FUSE_CAP_NO_OPEN_SUPPORT (the kernel takes ENOSYS without it, see
+    /// `OpenMode.none`), FUSE_CAP_EXPORT_SUPPORT (look-ups of "." and ".."), FUSE_CAP_ATOMIC_O_TRUNC and whatever serves writing.
     static let wanted =
         FUSE_CAP_ASYNC_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE | FUSE_CAP_READDIRPLUS
         | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_POSIX_ACL

@@ -12,8 +12,6 @@ final class OpenFiles: Sendable {
     enum Mode: Sendable {
         /// Answered by the daemon, kept by the kernel in pages of the mount's own.
         case cached
-        /// The same, spliced from a file.
-        case spliced(MaterialisedFile)
         /// Read by the kernel from the file with this backing number. The file is kept for what it takes on disk.
         case passthrough(Int32, MaterialisedFile)
     }
@@ -46,11 +44,6 @@ final class OpenFiles: Sendable {
             entries[node] = entry
             return entry.mode
         }
-    }
-
-    /// The mode that a node is open in.
-    func mode(_ node: NodeID) -> Mode? {
-        entries.withLock { $0[node]?.mode }
     }
 
     /// Ends an open. The mode when it was the last one, for what has to be given back.

@@ -75,12 +75,6 @@ struct Reply: ~Copyable, @unchecked Sendable {
         return unsafe crfs_fuse_reply_passthrough(request, handle, backing) == 0
     }
 
-    /// Bytes of a file, which has them.
-    consuming func file(_ descriptor: CInt, offset: UInt64, count: Int) {
-        let request = unsafe take()
-        _ = unsafe crfs_fuse_reply_file(request, descriptor, off_t(clamping: offset), count)
-    }
-
     /// Bytes that need no ending 0: a link target, an xattr, names of xattrs.
     consuming func bytes(_ bytes: [UInt8]) {
         let request = unsafe take()

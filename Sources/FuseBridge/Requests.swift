@@ -41,7 +41,8 @@ extension FuseSession {
     func open(_ reply: consuming Reply, _ node: NodeID, _ parked: ParkedRequest? = nil) {
         switch fileSystem.open(node) {
         case .ready((let handle, let keepCache)):
-            switch fileSystem.backing(node, isUse: true) {
+            guard options.wantsPassthrough else { return answerOpen(reply, node, handle, keepCache) }
+            switch fileSystem.backing(node, isUse: isPassthroughOn.load(ordering: .relaxed)) {
             case .never: answerOpen(reply, node, handle, keepCache)
             case .none: openLarge(reply, node, handle, keepCache, nil)
             case .file(let file): openLarge(reply, node, handle, keepCache, file)
@@ -77,8 +78,7 @@ extension FuseSession {
 
     /// Chooses how a node is read that seems to be open nowhere.
     private func openFirst(_ node: NodeID, _ file: MaterialisedFile?) -> OpenFiles.Mode {
-        guard let file else { return openFiles.open(node, .cached) }
-        guard let lent = lend(file.descriptor.raw) else { return openFiles.open(node, .spliced(file)) }
+        guard let file, let lent = lend(file.descriptor.raw) else { return openFiles.open(node, .cached) }
         let mode = openFiles.open(node, .passthrough(lent, file))
         if case .passthrough(let id, _) = mode, id == lent { return mode }
         // Another thread was faster.
@@ -106,28 +106,11 @@ extension FuseSession {
     }
 
     func read(_ reply: consuming Reply, _ node: NodeID, handle: UInt64, offset: UInt64, count: Int) {
-        if let file = materialised(node, handle, offset) {
-            let left = file.count - min(offset, file.count)
-            return reply.file(file.descriptor.raw, offset: offset, count: Int(min(left, UInt64(count))))
-        }
         let context = ThreadContext.current
         context.buffer.reset()
         let handle = handle & ~OpenFiles.mark
         let outcome = fileSystem.read(node, handle: handle, offset: offset, count: count, into: &context.buffer)
         finishRead(reply, outcome, context, nil)
-    }
-
-    /// The file that a read can be spliced from. Without opens the read of a file's start counts as one.
-    private func materialised(_ node: NodeID, _ handle: UInt64, _ offset: UInt64) -> MaterialisedFile? {
-        if options.openMode == .none {
-            guard case .file(let file) = fileSystem.backing(node, isUse: offset == 0) else { return nil }
-            return file
-        }
-        guard handle & OpenFiles.mark != 0 else { return nil }
-        switch openFiles.mode(node) {
-        case .spliced(let file), .passthrough(_, let file): return file.isUnchanged ? file : nil
-        case .cached, nil: return nil
-        }
     }
 
     func resumeRead(_ reply: consuming Reply, _ job: FileReadJob, _ parked: ParkedRequest) {

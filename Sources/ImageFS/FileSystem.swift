@@ -101,7 +101,9 @@ public final class FileSystem: Sendable {
     /// Extended attributes: one value, or ENODATA.
     public func xattr(_ id: NodeID, _ name: borrowing RawSpan) -> Outcome<[UInt8]> {
         guard case .tree(let tree, let record) = place(id) else { return .failed(.noData) }
-        for opaque in opaqueNames where tree.isOpaque(record) && name.equals(opaque.utf8) { return .ready([0x79]) }
+        if tree.isOpaque(record) {
+            for opaque in opaqueNames where name.equals(opaque.utf8) { return .ready([0x79]) }
+        }
         let source = tree.source(record)
         let index = source.layer.index
         guard index.attributes(source.record).flags.contains(.hasXattrs),

@@ -15,7 +15,7 @@ public enum FileBacking: Sendable {
 extension FileSystem {
     /// The materialised file of a node. Never waits for the network.
     ///
-    /// - Parameter isUse: the node is being opened (or, where opens are not seen, read from its start).
+    /// - Parameter isUse: the node is being opened, and a file would be of use.
     public func backing(_ id: NodeID, isUse: Bool) -> FileBacking {
         guard case .tree(let tree, let record) = place(id) else { return .never }
         let source = tree.source(record)
@@ -24,6 +24,8 @@ extension FileSystem {
             return .never
         }
         let inode = source.layer.index.inode(source.record)
-        return library.blobs.materialised(source.layer, record: inode, isUse: isUse).map { .file($0) } ?? .none
+        let file = library.blobs.materialised(source.layer, record: inode, isUse: isUse)
+        if isUse, file != nil { source.layer.noteHiddenReads(inode) } else if isUse { source.layer.noteOpen(inode) }
+        return file.map { .file($0) } ?? .none
     }
 }

@@ -58,6 +58,7 @@ extension RegistryClient {
     ///
     /// - Parameters:
     ///   - avoidCachedURL: asks the registry anew where to read, for a second try after bytes that were wrong.
+    ///   - gate: holds bytes back while it is closed.
     ///   - take: gets the bytes in order, each once, on the transport's thread; must not wait. False ends the call with an
     ///     error.
     public func stream(
@@ -65,13 +66,14 @@ extension RegistryClient {
         _ range: ByteRange,
         priority: TransferPriority,
         avoidCachedURL: Bool = false,
+        gate: FlowGate? = nil,
         into take: @escaping @Sendable (_ bytes: borrowing RawSpan) -> Bool
     ) async throws(RegistryError) {
         let what = "read \(range.count) bytes at \(range.offset) of \(address.digest) in \(address.repository)"
         guard range.count > 0, range.end <= address.size, range.count <= UInt64(Int.max / 2) else {
             throw RegistryError(.protocolViolation, "cannot \(what): the blob has \(address.size) bytes")
         }
-        let stream = BlobStream(range, take)
+        let stream = BlobStream(range, gate: gate, take)
         let servers = exchange.serverCount(address.repository.host)
         try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             let before = stream.taken

@@ -239,7 +239,7 @@ private struct Fleet {
     private func lists(_ generator: inout SeededGenerator) -> [MemberList] {
         (0..<5).map { _ in
             MemberList(
-                (0..<Int.random(in: 50...400, using: &generator)).map { _ in
+                (0..<Int.random(in: 50...200, using: &generator)).map { _ in
                     Int.random(in: 0..<20, using: &generator) == 0
                         ? UInt64.random(in: 200_000...1_500_000, using: &generator)
                         : UInt64.random(in: 200...30_000, using: &generator)
@@ -271,7 +271,7 @@ private struct Fleet {
         let seed = UInt64.random(in: 0 ... .max)
         print("seed \(seed)")
         var generator = SeededGenerator(seed: seed)
-        for round in 0..<9 {
+        for round in 0..<6 {
             let limits = round % 2 == 0 ? FetchLimits() : .store(of: 64 << 20)
             let lists = lists(&generator)
             let link = FleetSimulationTests.links[round % 3]

@@ -3,7 +3,7 @@ import PosixIO
 import TestSupport
 import Testing
 
-/// Files that were opened before are read from a file of their own: by the kernel, or by splice.
+/// Files that were opened before are read from a file of their own by the kernel; and by crfs where the store has lost them.
 @Suite(.needs(.mounting))
 struct MaterialisedFileTests {
     private let big = "usr/lib/big.bin"
@@ -11,7 +11,8 @@ struct MaterialisedFileTests {
     init() throws { try Requirement.mounting.orFail() }
 
     /// The ways to serve one.
-    static let ways: [[String]] = [["--open=daemon"], ["--open=daemon", "--passthrough=off"], ["--open=none"]]
+    static let passthrough = ["--open=daemon"]
+    static let ways: [[String]] = [passthrough, ["--open=daemon", "--passthrough=off"], ["--open=none"]]
 
     private func materialised(_ cache: String) -> [String] {
         namesInDirectory("\(cache)/files").filter { $0.hasSuffix(".note") }.map {
@@ -19,15 +20,26 @@ struct MaterialisedFileTests {
         }
     }
 
-    /// Opens the file until it is materialised: the second time asks for it, once its chunks are in the store.
-    private func heat(_ file: String, _ mount: CrfsMount) throws -> Reader.Outcome {
+    /// Opens the file until it is materialised: the second time asks for it, once its chunks are in the store. Only opens
+    /// that may become passthrough do so; in the other ways it is only read.
+    private func heat(_ file: String, _ mount: CrfsMount, _ way: [String]) throws -> Reader.Outcome {
         let expected = try fingerprint(file)
+        if way != Self.passthrough {
+            #expect(try fingerprint(file) == expected)
+            #expect(materialised(mount.cache).isEmpty)
+            return expected
+        }
         let isThere = waitUntil {
             _ = try? runChecked("dd", ["if=\(file)", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"])
             return !materialised(mount.cache).isEmpty
         }
         #expect(isThere)
         return expected
+    }
+
+    private func heatedSum(_ file: String, _ mount: CrfsMount, _ way: [String]) throws -> String {
+        guard case .read(_, let sum) = try heat(file, mount, way) else { throw CommandFailure(description: "no sum") }
+        return sum
     }
 
     /// SHA-256 by read, mmap, sendfile and O_DIRECT, one to a line.
@@ -60,8 +72,7 @@ struct MaterialisedFileTests {
     func contentIsTheSameInEveryWay(_ way: [String]) throws {
         let stage = try Stage(arguments: way)
         let file = stage.image("corpus/estargz/\(big)")
-        guard case .read(_, let sum) = try heat(file, stage.mount) else { throw CommandFailure(description: "no sum") }
-        // The pages that the mount has are of before; new ones come from the file.
+        let sum = try heatedSum(file, stage.mount, way)
         for _ in 0..<2 { #expect(try everyWay(file) == [sum, sum, sum, sum]) }
         #expect(stage.mount.logLines(containing: "error").isEmpty)
     }
@@ -71,10 +82,10 @@ struct MaterialisedFileTests {
         let registry = try RegistryServer()
         try registry.pushCorpus("estargz")
         let cache = try TemporaryDirectory("cache")
-        let first = try CrfsMount(cache: cache.path, arguments: way)
+        let first = try CrfsMount(cache: cache.path, arguments: Self.passthrough)
         let digest = try linkTarget(first.path("images/\(registry.host)/corpus/estargz"))
         let name = "images/\(registry.host)/corpus/\(digest)/\(big)"
-        let expected = try heat(first.path(name), first)
+        let expected = try heat(first.path(name), first, Self.passthrough)
         first.stop()
         registry.stop()
         for segment in namesInDirectory("\(cache.path)/chunks") { _ = unsafe unlink("\(cache.path)/chunks/\(segment)") }
@@ -102,7 +113,7 @@ struct MaterialisedFileTests {
             log: directory.file("output")
         )
         #expect(waitUntil { (try? FileStatus(directory.file("ready"))) != nil })
-        guard case .read(_, let sum) = try heat(file, stage.mount) else { throw CommandFailure(description: "no sum") }
+        let sum = try heatedSum(file, stage.mount, way)
         #expect(try everyWay(file) == [sum, sum, sum, sum])
         try writeFile(directory.file("go"), "")
         #expect(holder.wait(seconds: 60) == .exited(0))
@@ -120,9 +131,9 @@ struct MaterialisedFileTests {
         """
 
     @Test func whoReadsByPassthroughGoesOnWithoutTheDaemon() throws {
-        let stage = try Stage()
+        let stage = try Stage(arguments: Self.passthrough)
         let file = stage.image("corpus/estargz/\(big)")
-        guard case .read(_, let sum) = try heat(file, stage.mount) else { throw CommandFailure(description: "no sum") }
+        let sum = try heatedSum(file, stage.mount, Self.passthrough)
         try #require(stage.mount.logLines(containing: "passthrough").isEmpty, "this machine has no passthrough")
         let directory = try TemporaryDirectory("held")
         let holder = try BackgroundProcess(
@@ -142,7 +153,7 @@ struct MaterialisedFileTests {
     func aFileThatIsRemovedWhileItIsMappedStaysForItsReaders(_ way: [String]) throws {
         let stage = try Stage(arguments: way)
         let file = stage.image("corpus/estargz/\(big)")
-        guard case .read(_, let sum) = try heat(file, stage.mount) else { throw CommandFailure(description: "no sum") }
+        let sum = try heatedSum(file, stage.mount, way)
         let directory = try TemporaryDirectory("held")
         let holder = try BackgroundProcess(
             "python3",
@@ -159,13 +170,14 @@ struct MaterialisedFileTests {
 
     @Test(arguments: ways)
     func aFileThatWasChangedBetweenTwoDaemonsIsNotServed(_ way: [String]) throws {
-        let stage = try Stage(arguments: way)
+        let stage = try Stage(arguments: Self.passthrough)
         let link = try linkTarget(stage.image("corpus/estargz"))
         let name = "images/\(stage.registry.host)/corpus/\(link)/\(big)"
-        let expected = try heat(stage.mount.path(name), stage.mount)
+        let expected = try heat(stage.mount.path(name), stage.mount, Self.passthrough)
         let cache = try TemporaryDirectory("cache")
         stage.mount.stop()
         try runChecked("cp", ["-a", stage.mount.cache + "/.", cache.path])
+        for segment in namesInDirectory("\(cache.path)/chunks") { _ = unsafe unlink("\(cache.path)/chunks/\(segment)") }
         // A copy is another inode: hashed before it is used. One of its bytes is another one now.
         for path in materialised(cache.path) {
             try unsafe Descriptor.open(path, O_RDWR).write([0x55, 0xaa].span.bytes, at: 70_000)

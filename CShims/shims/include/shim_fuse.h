@@ -63,10 +63,6 @@ void crfs_fuse_backing_close(struct fuse_session *session, int id);
 // take it.
 int crfs_fuse_reply_passthrough(struct fuse_req *request, uint64_t handle, int id);
 
-// Answers READ with bytes of a file, by splice(2) where libfuse can. The file must have them: fewer mean the end of the
-// file to the kernel.
-int crfs_fuse_reply_file(struct fuse_req *request, int fd, off_t offset, size_t count);
-
 // One request: receive and process. 1: go on; 0: the mount is gone or the session was told to exit; negative: an error
 // number of read(2). `buffer` starts zeroed and belongs to the calling thread, which frees its `mem` in the end.
 int crfs_fuse_serve_one(struct fuse_session *session, struct fuse_buf *buffer);

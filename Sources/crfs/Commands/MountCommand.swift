@@ -65,16 +65,16 @@ struct MountCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Who answers when a file is opened: daemon (large hot files are then read by the kernel itself), or none "
-                + "(opening costs what it does on a disk).",
+            "Who answers when a file is opened: none (opening costs what it does on a disk), or daemon (files of 128 KiB "
+                + "and more that were opened before are then read by the kernel itself).",
             valueName: "mode"
         )
     )
-    var open = OpenMode.daemon
+    var open = OpenMode.none
 
     @Option(
         help: ArgumentHelp(
-            "Whether the kernel may read large hot files by itself where it can: auto or off.",
+            "With --open=daemon: whether the kernel may read files by itself where it can: auto or off.",
             valueName: "mode"
         )
     )
