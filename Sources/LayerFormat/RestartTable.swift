@@ -293,7 +293,8 @@ public struct RestartWriter: ~Copyable {
         }
         header.put(blobSize, at: RestartLayout.blobSizeAt)
         header.put(end, at: RestartLayout.spansAtAt)
-        header.put(unsafe records.withUnsafeBytes { unsafe IndexBlocks.checksum($0) }, at: RestartLayout.spansChecksumAt)
+        let spansChecksum = unsafe records.withUnsafeBytes { unsafe IndexBlocks.checksum($0) }
+        header.put(spansChecksum, at: RestartLayout.spansChecksumAt)
         let checksum = unsafe header[..<RestartLayout.headerChecksumAt].withUnsafeBytes {
             unsafe IndexBlocks.checksum($0)
         }

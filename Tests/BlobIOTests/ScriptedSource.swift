@@ -39,7 +39,8 @@ final class ScriptedSource: Sendable {
     var freshRequests: Int { state.withLock { $0.freshRequests } }
 
     func forgetRequests() { state.withLock { $0.ranges = [] } }
-    func script(_ faults: Fault...) { state.withLock { $0.faults = faults } }
+    func script(_ faults: Fault...) { script(faults) }
+    func script(_ faults: [Fault]) { state.withLock { $0.faults = faults } }
     func failAlways(_ fault: Fault?) { state.withLock { $0.standing = fault } }
 
     /// Requests that come from now on wait for `release`.

@@ -24,7 +24,7 @@ private final class TricklingSource: Sendable {
         let source = ScriptedSource(blob)
         var place = source.place
         let read = place.read
-        place.stream = { (range, priority, fresh, take) throws(BlobError) in
+        place.stream = { (range, priority, fresh, _, take) throws(BlobError) in
             let bytes = try await read(range, priority, fresh)
             let (first, gate) = self.state.withLock { state in
                 state.ranges.append(range)

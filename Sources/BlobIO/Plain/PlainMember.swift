@@ -57,12 +57,15 @@ enum PlainMember {
         try unsafe output.withUnsafeMutableBytes { (output) throws(ByteSourceError) in
             var read = 0
             var written = 0
+            var idle = 0
             while written < output.count {
                 let (consumed, produced) = try unsafe step(
                     UnsafeRawBufferPointer(rebasing: input[read...]),
                     UnsafeMutableRawBufferPointer(rebasing: output[written...])
                 )
-                guard consumed > 0 || produced > 0 else {
+                // The end of a block, and of a member, can stand in bits that were read before.
+                idle = consumed > 0 || produced > 0 ? 0 : idle + 1
+                guard idle < 4 else {
                     throw .codec(.truncated, format: .gzip, offset: UInt64(read))
                 }
                 read += consumed

@@ -94,7 +94,11 @@ final class StreamRegister: Sendable {
     private let streams = Mutex<[ObjectIdentifier: StreamProgress]>([:])
 
     func add(_ progress: StreamProgress) { streams.withLock { $0[ObjectIdentifier(progress)] = progress } }
-    func remove(_ progress: StreamProgress) { _ = streams.withLock { $0.removeValue(forKey: ObjectIdentifier(progress)) } }
+
+    func remove(_ progress: StreamProgress) {
+        _ = streams.withLock { $0.removeValue(forKey: ObjectIdentifier(progress)) }
+    }
+
     func contains(_ progress: StreamProgress) -> Bool { streams.withLock { $0[ObjectIdentifier(progress)] != nil } }
 
     /// All of them, by digest.

@@ -46,7 +46,8 @@ extension Library {
             for (position, descriptor) in descriptors.enumerated() {
                 group.addTask { [self] in
                     do throws(FSError) {
-                        return (position, .success(try await checkedLayer(repository, descriptor, of: manifest, digest)))
+                        let layer = try await checkedLayer(repository, descriptor, of: manifest, digest)
+                        return (position, .success(layer))
                     } catch {
                         return (position, .failure(error))
                     }

@@ -12,8 +12,9 @@ public struct PublishedIndex: Sendable {
     public var artifact: Digest
     /// The image index that names it, where one was asked for.
     public var boundIndex: Digest?
-    /// Layers in it, and how many bytes they took to say.
+    /// Layers in it.
     public var layers: Int
+    /// Bytes of its parts.
     public var bytes: UInt64
 }
 
@@ -34,7 +35,10 @@ extension Library {
         var others: [ContentDescriptor] = []
         if case .index(let index) = try parsed(top) {
             guard let descriptor = index.select(platform) else {
-                throw RegistryError(.notFound, "\(reference) has no image for \(platform); it has \(index.platformList)")
+                throw RegistryError(
+                    .notFound,
+                    "\(reference) has no image for \(platform); it has \(index.platformList)"
+                )
             }
             others = index.manifests
             chosen = try await registry.manifest(repository, .digest(descriptor.digest))
@@ -45,7 +49,10 @@ extension Library {
         var result = PublishedIndex(manifest: chosen.digest, artifact: chosen.digest, layers: 0, bytes: 0)
         let parts = try await pushParts(repository, image, &result)
         guard !parts.isEmpty else {
-            throw RegistryError(.protocolViolation, "every layer of \(reference) has an index of its own: nothing to write")
+            throw RegistryError(
+                .protocolViolation,
+                "every layer of \(reference) has an index of its own: nothing to write"
+            )
         }
         let subject = ContentDescriptor(
             mediaType: image.mediaType,
