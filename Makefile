@@ -58,7 +58,7 @@ bench-deps: build ## install the packages that the benchmarks need
 	@Benchmarks/deps
 
 bench-image: bench-deps ## build the images and contenders of the comparison, once (needs root; up to 30 minutes, 12 GB)
-	$(COMPARE) images
+	$(COMPARE) images $(OPTIONS)
 
 bench-quick: bench-deps ## compare crfs with its peers in at most 10 minutes (needs root and bench-image)
 	$(COMPARE) quick $(OPTIONS)

@@ -94,11 +94,10 @@ def _python():
         title = f"python from nothing with a profile, {origin}, of ext4's"
         yield ratio(title, "python-profile", "ext4", most=most, origin=origin, of="python")
     for origin in ("0 ms", "15 ms"):
-        bytes_, requests = (
-            f"python from nothing, {origin}, {what}" for what in ("bytes, of stargz's default", "requests, of")
-        )
-        yield ratio(bytes_, "python", "stargz-default", most=1.3, origin=origin, key="bytes")
-        yield ratio(f"{requests} stargz's", "python", "stargz-1m", most=1.5, origin=origin, key="requests")
+        title = f"python from nothing, {origin}, bytes, of stargz's default"
+        yield ratio(title, "python", "stargz-default", most=1.3, origin=origin, key="bytes")
+        title = f"python from nothing, {origin}, requests, of stargz's"
+        yield ratio(title, "python", "stargz-1m", most=1.5, origin=origin, key="requests")
 
 
 def _read_all():

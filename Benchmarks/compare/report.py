@@ -65,7 +65,8 @@ def facts(results):
         for name, image in document["images"].items()
     )
     return [
-        f"Commit {document['commit']} of {document.get('commit_day') or 'an unknown day'}, selection {document['selection']}, {document['repeat']} run(s) of "
+        f"Commit {document['commit']} of {document.get('commit_day') or 'an unknown day'}, selection "
+        f"{document['selection']}, {document['repeat']} run(s) of "
         f"each cell, {document['minutes']:.0f} minutes on {machine['day']}, `{document['command']}`.",
         f"Machine: {machine['cores']} cores ({machine['processor']}), {size(machine['memory'])} of "
         f"memory, Linux {machine['kernel']}, {machine['filesystem']}, load {machine['load']} before.",
@@ -234,7 +235,8 @@ def absolute_note(results):
         f"Absolute figures of this machine on {machine['day']}; other machines and days give others. "
         "Requests and bytes are the origin's count since the mount or pull began; CPU, memory (highest RssAnon "
         "+ RssShmem, sampled every 20 ms) and disk are those of the contender's own processes and directories "
-        "up to the end of the row. Disk reads: bytes that fio and the contender read from the disk for each byte that fio asked for."
+        "up to the end of the row. Disk reads: bytes that fio and the contender read from the disk for each byte "
+        "that fio asked for."
     )
 
 

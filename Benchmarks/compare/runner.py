@@ -174,7 +174,7 @@ class Runner:
 
 
 def plans_of(cells, repeat):
-    """The visits of cells, in order. A cell that another run of the selection measures fewer times says so."""
+    """The visits of cells, in order. Cells that say in how many rounds they are measured have no more."""
     kinds, groups = {kind.name: kind for kind in ALL}, {}
     for cell in cells:
         visit = scenarios.visit_of(scenarios.SCENARIOS[cell.scenario], kinds[cell.contender])

@@ -168,7 +168,7 @@ FULL = Selection(
 # For --self-check: a bit of everything on the small image, whose job is a shell's.
 CHECK = Selection(
     repeat=1,
-    minutes=5,
+    minutes=10,
     cell_seconds=60,
     fio_seconds=1,
     jobs=3,

@@ -13,7 +13,6 @@ import re
 import shutil
 import stat
 import struct
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator

@@ -43,7 +43,7 @@ def places_of(bar):
 
 def _cell(results, place):
     """The cell of a place, where it was asked for."""
-    if place.contender not in results.contenders:
+    if place.contender not in results.contenders or place.scenario not in results.scenarios:
         return None
     return results.cell(place.scenario, place.contender, place.origin, place.image)
 

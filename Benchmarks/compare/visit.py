@@ -83,12 +83,12 @@ class Visit:
         return self.mounted
 
     def note(self, name, value, **more):
-        """Records a figure; from nothing also what the contender used and fetched since the visit's start."""
+        """Records a figure and the memory so far; from nothing also what was used and fetched since the mount."""
         if name not in self.wanted:
             return
-        cost = self.contender.cost()
-        result = {"value": value, "peak_memory": cost.peak_memory, **more}
+        result = {"value": value, "peak_memory": self.contender.peak_memory(), **more}
         if SCENARIOS[name].state == "nothing":
+            cost = self.contender.cost()
             result.update(cpu_seconds=cost.cpu_seconds, disk_bytes=cost.disk_bytes)
             if self.origin:
                 result["requests"], result["bytes"] = self.origin.counts(self.mark)

@@ -16,6 +16,11 @@ CURLcode crfs_curl_set_string(CURL *easy, CURLoption option, const char *value) 
     return curl_easy_setopt(easy, option, value);
 }
 
+CURLcode crfs_curl_set_body(CURL *easy, const void *body, size_t size) {
+    CURLcode result = curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)size);
+    return result == CURLE_OK ? curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body) : result;
+}
+
 CURLcode crfs_curl_set_headers(CURL *easy, struct curl_slist *headers) {
     return curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
 }

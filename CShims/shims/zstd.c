@@ -65,3 +65,24 @@ enum crfs_inflate_status crfs_unzstd_frames(crfs_unzstd *unzstd, const uint8_t *
     *consumed = read;
     return CRFS_INFLATE_OK;
 }
+
+crfs_zstd *crfs_zstd_new(int level) {
+    ZSTD_CCtx *context = ZSTD_createCCtx();
+    if (context == NULL)
+        return NULL;
+    if (ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level)) ||
+        ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1))) {
+        ZSTD_freeCCtx(context);
+        return NULL;
+    }
+    return context;
+}
+
+void crfs_zstd_free(crfs_zstd *zstd) { ZSTD_freeCCtx(zstd); }
+
+size_t crfs_zstd_bound(size_t size) { return ZSTD_compressBound(size); }
+
+size_t crfs_zstd_frame(crfs_zstd *zstd, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size) {
+    size_t result = ZSTD_compress2(zstd, out, out_size, in, in_size);
+    return ZSTD_isError(result) ? 0 : result;
+}

@@ -41,6 +41,15 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
     /// One sentence: what failed, on what, why, what to do.
     public let reason: String
 
+    /// Nothing is wrong: the layer has no index, and was not to be streamed for one.
+    public private(set) var isPlainLayer = false
+
+    /// A layer without an index, where the caller did not want it streamed.
+    init(plainLayer name: String) {
+        self.init(.unsupported, "\(name) has no index of its own: it is streamed once when it is looked into")
+        isPlainLayer = true
+    }
+
     /// Makes an error from its parts.
     public init(_ kind: Kind, _ reason: String) {
         self.kind = kind
@@ -67,11 +76,7 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
     init(_ error: LayerFormatError, name: String) {
         switch error.kind {
         case .noIndex:
-            self.init(
-                .unsupported,
-                "\(name) cannot be read lazily: \(error.reason); this version reads eStargz, stargz and zstd:chunked:"
-                    + " convert it with `crfs convert`"
-            )
+            self.init(.unsupported, "\(name) cannot be read lazily: \(error.reason)")
         case .tooLarge:
             self.init(.unsupported, "\(name) is beyond what this version reads: \(error.reason)")
         case .corrupt, .digestMismatch, .staleIndex:

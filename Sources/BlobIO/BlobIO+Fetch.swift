@@ -26,7 +26,7 @@ extension BlobIO {
                 if let flight = flights[key] {
                     joined.append(flight)
                 } else if !trustingStore || !store.contains(layer.key(chunk)) {
-                    let flight = Flight(layer, BlobIO.fetchRange(chunk), ahead: nil)
+                    let flight = Flight(layer, chunk.member, ahead: nil)
                     flights[key] = flight
                     new.append(flight)
                 }
@@ -34,17 +34,14 @@ extension BlobIO {
             return (joined, new)
         }
         for flight in joined { landing.promote(flight) }
-        demand(layer, new.sorted { $0.range.offset < $1.range.offset })
+        demand(layer, new.filter { layer.isDirect($0.member) }.sorted { $0.range.offset < $1.range.offset })
+        let indirect = new.filter { !layer.isDirect($0.member) }
+        if !indirect.isEmpty { streamAgain(layer, indirect) }
         let fetched = Set(new.map(\.range.offset))
         for (number, chunk) in zip(missing, wanted) where layer.aheadMap.isMarked(number) {
             touch(layer, number, isThere: !fetched.contains(chunk.member.offset))
         }
         return (joined + new).sorted { $0.range.offset < $1.range.offset }
-    }
-
-    /// The part of a chunk's member that is fetched.
-    static func fetchRange(_ chunk: Chunk) -> ByteRange {
-        ByteRange(offset: chunk.member.offset, count: min(chunk.member.count, MemberDecoder.mostCompressed))
     }
 
     // MARK: What is fetched together
@@ -53,8 +50,8 @@ extension BlobIO {
     private func demand(_ layer: Layer, _ new: [Flight]) {
         guard let first = new.first, let last = new.last else { return }
         let link = layer.link
-        let demanded = new.map { FetchPlanner.Item(range: $0.range, position: 0, reason: .demand) }
-        let range = ByteRange(offset: first.range.offset, count: last.range.end - first.range.offset)
+        let demanded = new.map { FetchPlanner.Item(range: $0.member, position: 0, reason: .demand) }
+        let range = ByteRange(offset: first.member.offset, count: last.member.end - first.member.offset)
         guard let order = layer.streams.missed(range, link) else {
             return depart(layer, new, demanded, link, mostNear: 0)
         }
@@ -156,7 +153,7 @@ extension BlobIO {
         let map = IndexMembers(index: layer.index)
         let (items, claimed) = flights.withLock { flights -> ([FetchPlanner.Item], [Flight]) in
             let items = plan { position, member in
-                guard flights[Flight.Key(layer, member.offset)] == nil else { return false }
+                guard flights[Flight.Key(layer, member.offset)] == nil, layer.isDirect(member) else { return false }
                 return map.containsChunk(of: member, from: position) { !store.contains(layer.key($0)) }
             }
             let claimed = items.map { item in
@@ -192,7 +189,9 @@ extension BlobIO {
         )
         for span in spans {
             let members = Array(flights[span.items])
-            Task { await self.fly(layer, members, span.range, span.isDemand ? .demand : .profile, isSecond: false) }
+            let end = members.reduce(span.range.end) { max($0, $1.range.end) }
+            let range = ByteRange(offset: span.range.offset, count: end - span.range.offset)
+            Task { await self.fly(layer, members, range, span.isDemand ? .demand : .profile, isSecond: false) }
         }
     }
 
@@ -250,6 +249,7 @@ extension BlobIO {
                 flyAgain(flight)
                 return
             }
+            if layer.restarts != nil { return streamAgain(layer, [flight]) }
         }
         flight.finish(.landed(member))
         landing.append(flight, landed: member)
@@ -259,21 +259,24 @@ extension BlobIO {
     /// Packs a member's chunks into the store. The flight leaves the table last, so that a reader finds the chunks in one
     /// or the other.
     private func pack(_ flight: Flight, _ member: DecodedMember) {
-        let layer = flight.layer
+        keep(flight.layer, flight.range.offset, member)
+        flights.remove(flight)
+    }
+
+    /// Puts the checked payloads of a member into the store.
+    func keep(_ layer: Layer, _ offset: UInt64, _ member: DecodedMember) {
         for payload in member.payloads where payload.isGood {
             guard let range = DecodedMember.range(payload.innerOffset, payload.length, in: member.bytes.count) else {
                 continue
             }
             let key = layer.key(
                 payload.digest,
-                member: flight.range.offset,
+                member: offset,
                 innerOffset: payload.innerOffset,
                 length: payload.length
             )
             store.insert(key, member.bytes.span.extracting(range))
         }
-        flights.remove(flight)
-        flight.leave(nil)
     }
 
     /// A member that cannot be inflated: asked for once more, then an error for those who wait.
@@ -282,7 +285,7 @@ extension BlobIO {
         let layer = flight.layer
         let files = firstFile(layer, member: flight.range.offset)
         let failure = BlobError(.corrupt, "\(layer.name): the member at \(flight.range)\(files) is damaged: \(error)")
-        if isSecond { return fail(flight, failure) }
+        if isSecond { return layer.restarts == nil ? fail(flight, failure) : streamAgain(layer, [flight]) }
         log(.warning, cause: "damaged \(layer.digest)") { "\(failure.reason); asking for it once more" }
         flyAgain(flight)
     }
@@ -304,10 +307,9 @@ extension BlobIO {
     }
 
     /// The error goes to all who wait, and the next read starts anew.
-    private func fail(_ flight: Flight, _ error: BlobError) {
+    func fail(_ flight: Flight, _ error: BlobError) {
         flights.remove(flight)
         log(.error, cause: "fetch \(error.kind) \(flight.layer.digest)") { error.reason }
         flight.finish(.failed(error))
-        flight.leave(error)
     }
 }

@@ -101,6 +101,7 @@ extension BlobIO {
         let layer = request.layer
         let index = layer.index
         if let local = layer.local, !local.isUnchanged { throw local.staleError }
+        if layer.isRefuted, let error = layer.refutation.withLock({ $0 }) { throw error }
         let chunks = index.chunks(request.record)
         let size = index.attributes(request.record).size
         guard !chunks.isEmpty, request.count > 0, request.offset < size else {

@@ -21,6 +21,11 @@ public struct BlobIOOptions: Sendable {
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
 
+    /// How long after a plain layer was opened with an index from elsewhere that is proved, in nanoseconds.
+    public var proofDelay: UInt64 = 20_000_000_000
+    /// How often the state of a layer that streams is logged, in nanoseconds.
+    public var streamLogNanoseconds: UInt64 = 10_000_000_000
+
     /// The defaults, with this directory.
     public init(indexDirectory: String) {
         self.indexDirectory = indexDirectory
@@ -46,10 +51,20 @@ public final class BlobIO: Sendable {
     let limits: FetchLimits
     private let layers: LayerTable
     private let opener: LayerOpener
+    let plain: PlainOpener
+    /// Decompresses layers once more; its threads may wait for the network.
+    let again = WorkerPool(named: "crfs-again", threads: 2)
     private let registry: RegistryClient?
     private let externalTOCs: ExternalTOCs?
-    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
-    private static let leastBesideDisk = 128 << 20
+
+    /// What fits the store. Where the disk keeps what has come, memory is for what is on its way alone.
+    private static func limits(_ options: BlobIOOptions) -> FetchLimits {
+        let memory = UInt64(max(0, options.memoryCacheBytes))
+        guard options.chunkDirectory != nil else { return .store(of: memory) }
+        var limits = FetchLimits.store(of: max(memory, 128 << 20))
+        limits.mostWidening = min(limits.mostWidening, 4 << 20)
+        return limits
+    }
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -69,11 +84,7 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits =
-            limits
-            ?? .store(
-                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
-            )
+        let limits = limits ?? BlobIO.limits(options)
         self.limits = limits
         self.registry = registry
         externalTOCs = registry.map { ExternalTOCs($0) }
@@ -93,7 +104,13 @@ public final class BlobIO: Sendable {
         }
         workers = WorkerPool(named: "crfs-decode", threads: 2)
         layers = LayerTable(failureMemory: failureMemory)
-        opener = LayerOpener(options: options, workers: workers, log: log, limits: limits)
+        plain = PlainOpener(
+            indexDirectory: options.indexDirectory,
+            store: store,
+            log: log,
+            logInterval: options.streamLogNanoseconds
+        )
+        opener = LayerOpener(options: options, workers: workers, log: log, limits: limits, plain: plain)
     }
 
     /// Figures since the start.
@@ -104,6 +121,12 @@ public final class BlobIO: Sendable {
         return result
     }
 
+    /// How content is checked.
+    public var verify: VerifyMode { options.verify }
+
+    /// The plain layers that are being streamed now, by digest.
+    public var streamingLayers: [StreamingLayer] { plain.register.snapshot }
+
     // MARK: Opening
 
     /// Opens a registry layer: its cached index, or footer and TOC in one range. Single flight per layer; later callers
@@ -111,12 +134,17 @@ public final class BlobIO: Sendable {
     ///
     /// A failure is remembered for a short time, so that a look-up that is repeated at once costs no request.
     ///
-    /// - Parameter tags: tags of the repository that may have led to the image, best first. A TOC that is in a second image is
-    ///   looked for beside them before the whole repository is listed.
+    /// - Parameters:
+    ///   - tags: tags of the repository that may have led to the image, best first. A TOC that is in a second image is
+    ///     looked for beside them before the whole repository is listed.
+    ///   - streams: a plain layer that was never streamed is streamed for its index; else that is an error which says so.
+    ///   - hint: finds an index that somebody made of the layer, if it turns out to be a plain one.
     public func open(
         _ descriptor: ContentDescriptor,
         from repository: Repository,
-        tags: [String] = []
+        tags: [String] = [],
+        streams: Bool = true,
+        hint: (@Sendable () async -> PlainHint?)? = nil
     ) async throws(BlobError) -> Layer {
         guard let registry, let externalTOCs else { throw BlobError(.unavailable, "no registry client") }
         let address = BlobAddress(repository: repository, digest: descriptor.digest, size: descriptor.size)
@@ -124,15 +152,20 @@ public final class BlobIO: Sendable {
         place.tocLayers = { (layer) throws(BlobError) in
             try await externalTOCs.layers(for: layer, in: repository, likely: tags)
         }
-        return try await open(descriptor, at: place)
+        return try await open(descriptor, at: place, streams: streams, hint: hint)
     }
 
     /// The same from any place.
-    func open(_ descriptor: ContentDescriptor, at place: Place) async throws(BlobError) -> Layer {
+    func open(
+        _ descriptor: ContentDescriptor,
+        at place: Place,
+        streams: Bool = true,
+        hint: (@Sendable () async -> PlainHint?)? = nil
+    ) async throws(BlobError) -> Layer {
         let promise = options.verify == .off ? .none : TOCPromise(descriptor)
         let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promise: promise)) {
             [opener] isDamaged in
-            await opener.open(descriptor, promise: promise, at: place, anew: isDamaged)
+            await opener.open(descriptor, promise: promise, at: place, hint: hint, streams: streams, anew: isDamaged)
         }
         layer.add(place)
         return layer

@@ -33,7 +33,9 @@ final class Flight: Sendable {
     }
 
     let layer: Layer
-    /// Where the member is, and how much of it is fetched.
+    /// Where the member is.
+    let member: ByteRange
+    /// What is fetched for it: a part of a huge one; more than it where payloads reach beyond it (plain layers).
     let range: ByteRange
     /// Counts it for as long as it is on its way, where nobody had asked for it when it started.
     private let budget: AheadBudget?
@@ -46,15 +48,17 @@ final class Flight: Sendable {
 
     /// - Parameters:
     ///   - budget: what it counts against, if nobody has asked for it.
-    ///   - whenGone: called when it has left the table: its chunks are in the store, or it failed.
+    ///   - whenGone: called once when it is over: its chunks are in the store, or it failed.
     init(
         _ layer: Layer,
-        _ range: ByteRange,
+        _ member: ByteRange,
         ahead budget: AheadBudget?,
         whenGone: (@Sendable (Flight, BlobError?) -> Void)? = nil
     ) {
+        let range = layer.fetchRange(member)
         self.whenGone = whenGone
         self.layer = layer
+        self.member = member
         self.range = range
         self.budget = budget
         wanted = Atomic(budget == nil)
@@ -87,10 +91,13 @@ final class Flight: Sendable {
         current.withLock { $0 = state }
         budget?.giveBack(layer, range.count)
         completion.finish()
+        if case .failed(let error) = state { whenGone?(self, error) }
     }
 
-    /// Tells whoever started it that it is over.
-    func leave(_ failure: BlobError?) { whenGone?(self, failure) }
+    /// Its chunks are in the store, if it landed.
+    func leave() {
+        if let whenGone, case .landed = state { whenGone(self, nil) }
+    }
 }
 
 /// The compressed bytes of a process that are on their way without having been asked for.
@@ -129,6 +136,7 @@ final class FlightTable: Sendable {
         }
         // Released here, outside of the lock.
         _ = consume removed
+        flight.leave()
     }
 
     var count: Int { flights.withLock { $0.count } }

@@ -3,7 +3,7 @@ internal import HTTPTransport
 public import LayerFormat
 public import OCIModel
 internal import OCIRegistry
-internal import PosixIO
+public import PosixIO
 internal import Synchronization
 
 /// A layer that is open: its index, and where its bytes come from.
@@ -17,6 +17,13 @@ public final class Layer: Sendable {
 
     /// How messages name it.
     let name: String
+    /// Where the layer can be read from, if it is a plain one that is compressed.
+    let restarts: RestartTable?
+    /// Readers that wait for all of it to stream by once more.
+    let again = StreamAgain()
+    /// The index came from elsewhere and proved wrong: nothing of the layer is shown any more.
+    let refutation = Mutex<BlobError?>(nil)
+    private let refuted = Atomic(false)
     /// Whether every byte of it is covered by digests that the image's manifest leads to, and checked against them.
     public let isVerified: Bool
 
@@ -38,6 +45,8 @@ public final class Layer: Sendable {
 
     init(
         index: LayerIndex,
+        restarts: RestartTable? = nil,
+        isProved: Bool = true,
         digest: Digest,
         name: String,
         place: Place,
@@ -46,16 +55,34 @@ public final class Layer: Sendable {
         verifiesChunks: Bool,
         limits: FetchLimits
     ) {
-        isVerified = verifiesChunks && !promise.isEmpty && index.hasAllDigests
+        isVerified = verifiesChunks && isProved && (index.format.isPlain || !promise.isEmpty) && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
         usage = LayerUsage(index)
         self.index = index
+        self.restarts = restarts
         self.digest = digest
         self.name = name
         self.local = local
         self.verifiesChunks = verifiesChunks
         places = Mutex([place])
+    }
+
+    /// Whether the index proved wrong after the layer was opened with it; every read fails then.
+    public var isRefuted: Bool { refuted.load(ordering: .acquiring) }
+
+    /// Lets every further read fail.
+    func refute(_ error: BlobError) {
+        refutation.withLock { $0 = error }
+        refuted.store(true, ordering: .releasing)
+    }
+
+    /// A copy of the index file, and of the file of restart points where there is one.
+    public var indexFiles: (index: SharedBytes, restarts: SharedBytes?) {
+        (
+            index.withBytes { UniqueBytes(copying: $0).share() },
+            restarts.map { table in table.withBytes { UniqueBytes(copying: $0).share() } }
+        )
     }
 
     /// Adds a place to read from after those that are known.
@@ -64,6 +91,9 @@ public final class Layer: Sendable {
             if !places.contains(where: { $0.name == place.name }) { places.append(place) }
         }
     }
+
+    /// The place that is asked first.
+    var firstPlace: Place? { places.withLock { $0.first } }
 
     /// What is known of the way to the first place.
     var link: LinkEstimate { places.withLock { $0.first }?.link() ?? .unknown }
@@ -78,7 +108,7 @@ public final class Layer: Sendable {
         var failure: BlobError?
         for place in places {
             do throws(BlobError) {
-                try await place.stream(span.rest, priority, fresh) { span.take($0) }
+                try await place.stream(span.rest, priority, fresh, nil) { span.take($0) }
                 if span.rest.count == 0 { return }
                 throw BlobError(.unavailable, "\(name): \(place.name) did not answer all of \(span.range)")
             } catch {
@@ -86,6 +116,27 @@ public final class Layer: Sendable {
             }
         }
         throw failure ?? BlobError(.unavailable, "\(name) has no place to be read from")
+    }
+
+    /// The SHA-256 of the uncompressed tar, where crfs has computed it: of a plain layer.
+    public var diffID: Digest? { index.format.isPlain ? index.tocDigest : nil }
+
+    /// What is fetched for a member. Of a plain gzip layer that is what holds the chunks which start in the span.
+    func fetchRange(_ member: ByteRange) -> ByteRange {
+        if let restarts, let number = restarts.span(at: member.offset) {
+            let span = restarts.spans[number]
+            return ByteRange(offset: span.offset, count: min(span.end - span.offset, MemberDecoder.mostCompressed))
+        }
+        return ByteRange(offset: member.offset, count: min(member.count, MemberDecoder.mostCompressed))
+    }
+
+    /// Whether a member can be fetched by itself; else all that stands before it in the blob must stream by again.
+    func isDirect(_ member: ByteRange) -> Bool {
+        guard let restarts else { return true }
+        guard let number = restarts.span(at: member.offset) else { return false }
+        let span = restarts.spans[number]
+        return span.isPoint && span.length <= UInt64(MemberDecoder.mostInflated)
+            && span.end - span.offset <= MemberDecoder.mostCompressed
     }
 
     /// What a chunk is kept under: by content only where the content is checked.

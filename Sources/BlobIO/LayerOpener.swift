@@ -7,18 +7,20 @@ internal import PosixIO
 /// Finds or builds a layer's index.
 struct LayerOpener: Sendable {
     /// Notes of a build that are logged.
-    private static let mostNotes = 5
+    static let mostNotes = 5
 
-    private let options: BlobIOOptions
-    private let workers: WorkerPool
-    private let log: LimitedLog
+    let options: BlobIOOptions
+    let workers: WorkerPool
+    let log: LimitedLog
     private let limits: FetchLimits
+    let plain: PlainOpener
     /// One large index is built at a time, since it takes memory; small ones need not wait for it.
     private let builder = WorkerPool(named: "crfs-index", threads: 1)
     /// Up to this many compressed bytes a TOC counts as small.
     private static let smallTOC = 1 << 20
 
-    init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits) {
+    init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits, plain: PlainOpener) {
+        self.plain = plain
         self.limits = limits
         self.options = options
         self.workers = workers
@@ -32,6 +34,8 @@ struct LayerOpener: Sendable {
         _ descriptor: ContentDescriptor,
         promise: TOCPromise,
         at place: Place,
+        hint: (@Sendable () async -> PlainHint?)? = nil,
+        streams: Bool = true,
         anew: Bool
     ) async -> Result<Layer, BlobError> {
         let name = "layer \(descriptor.digest)"
@@ -44,7 +48,9 @@ struct LayerOpener: Sendable {
             promise: promise,
             frame: descriptor.tocFramePosition.flatMap { TOCFrame(annotation: $0) },
             name: name,
-            place: place
+            place: place,
+            streams: streams,
+            hint: hint
         )
         return await open(subject, anew: anew)
     }
@@ -64,30 +70,29 @@ struct LayerOpener: Sendable {
 
     /// Why a layer of this media type is not even asked for.
     private static func reasonUnreadable(_ descriptor: ContentDescriptor) -> String? {
-        switch MediaType.layerCompression(descriptor.mediaType) {
-        case .gzip, .zstd: nil
-        case .some(.none):
-            "is an uncompressed tar layer without an index; this version reads layers with one: convert it with `crfs convert`"
-        case nil: "has media type \(descriptor.mediaType), which is no file system layer"
-        }
+        guard MediaType.layerCompression(descriptor.mediaType) == nil else { return nil }
+        return "has media type \(descriptor.mediaType), which is no file system layer"
     }
 
     private func open(_ subject: LayerSubject, anew: Bool) async -> Result<Layer, BlobError> {
         do throws(BlobError) {
-            let index = try await index(subject, anew: anew)
+            let opened = try await index(subject, anew: anew)
+            let index = opened.index
             try judge(index, subject)
-            return .success(
-                Layer(
-                    index: index,
-                    digest: subject.digest,
-                    name: subject.name,
-                    place: subject.place,
-                    local: subject.local,
-                    promise: subject.promise,
-                    verifiesChunks: options.verify != .off,
-                    limits: limits
-                )
+            let layer = Layer(
+                index: index,
+                restarts: opened.restarts,
+                isProved: opened.hint == nil,
+                digest: subject.digest,
+                name: subject.name,
+                place: subject.place,
+                local: subject.local,
+                promise: subject.promise,
+                verifiesChunks: options.verify != .off || index.format.isPlain,
+                limits: limits
             )
+            if let hint = opened.hint { proveLater(layer, subject, hint) }
+            return .success(layer)
         } catch {
             return .failure(error)
         }
@@ -95,6 +100,8 @@ struct LayerOpener: Sendable {
 
     /// Whether the layer is covered by the image's digest as far as the options ask for it (spec section 4).
     private func judge(_ index: LayerIndex, _ subject: LayerSubject) throws(BlobError) {
+        // All of a plain layer is covered by its own digest.
+        if index.format.isPlain { return }
         let lack: String
         if subject.promise.isEmpty {
             lack = "no promised TOC digest"
@@ -119,8 +126,13 @@ struct LayerOpener: Sendable {
         }
     }
 
-    private func index(_ subject: LayerSubject, anew: Bool) async throws(BlobError) -> LayerIndex {
-        if !anew, let index = await cachedIndex(subject) { return index }
+    private func index(_ subject: LayerSubject, anew: Bool) async throws(BlobError) -> OpenedIndex {
+        if !anew, let index = await cachedIndex(subject) {
+            guard index.format.isPlain && index.format != .tar else { return OpenedIndex(index: index) }
+            if let restarts = await workers.run({ [plain] in plain.restarts(index) }) {
+                return OpenedIndex(index: index, restarts: restarts)
+            }
+        }
         var outcome: IndexOutcome
         do throws(BlobError) {
             outcome = try await fetchedIndex(subject, fresh: false)
@@ -130,17 +142,15 @@ struct LayerOpener: Sendable {
             outcome = try await fetchedIndex(subject, fresh: true)
         }
         switch outcome {
-        case .index(let index): return index
+        case .index(let index): return OpenedIndex(index: index)
         case .plain(let reason):
-            throw BlobError(
-                .unsupported,
-                "\(subject.name) cannot be read lazily: \(reason); this version reads eStargz, stargz and zstd:chunked:"
-                    + " convert it with `crfs convert`"
-            )
+            log(.debug, cause: "plain \(subject.digest)") { "\(subject.name) cannot be read lazily: \(reason)" }
+            guard subject.streams else { throw BlobError(plainLayer: subject.name) }
+            return try await plainIndex(subject)
         }
     }
 
-    private func path(_ subject: LayerSubject) -> String {
+    func path(_ subject: LayerSubject) -> String {
         "\(options.indexDirectory)/\(subject.digest.directoryName).idx"
     }
 
@@ -151,7 +161,7 @@ struct LayerOpener: Sendable {
             do throws(LayerFormatError) {
                 let index = try LayerIndex(path: path, layer: subject.digest)
                 guard index.blobSize == subject.size else { return nil }
-                guard subject.promise.holds(for: index) else { return nil }
+                guard index.format.isPlain || subject.promise.holds(for: index) else { return nil }
                 return index
             } catch {
                 return nil
@@ -243,7 +253,7 @@ struct LayerOpener: Sendable {
         }
     }
 
-    private func logNotes(_ subject: LayerSubject, _ notes: [String], _ count: Int) {
+    func logNotes(_ subject: LayerSubject, _ notes: [String], _ count: Int) {
         for (number, note) in notes.enumerated() {
             log(.notice, cause: "note \(number) \(subject.digest)") { "\(subject.name): \(note)" }
         }
@@ -255,7 +265,7 @@ struct LayerOpener: Sendable {
     }
 
     /// Writes the index and maps it; where the directory does not take it, the index stays in memory.
-    private func keep(
+    func keep(
         _ bytes: SharedBytes,
         _ subject: LayerSubject,
         path: String

@@ -41,4 +41,8 @@ struct LayerSubject: Sendable {
     var place: Place
     /// The file behind a local layer.
     var local: LocalFile?
+    /// A plain layer is streamed for its index.
+    var streams = true
+    /// Finds an index that somebody made of it, if it is a plain layer.
+    var hint: (@Sendable () async -> PlainHint?)?
 }

@@ -81,7 +81,7 @@ final class LayerTable: Sendable {
         switch entries[key] {
         case .opening(let opening): return .wait(opening)
         case .open(let weak):
-            if let layer = weak.layer {
+            if let layer = weak.layer, !layer.isRefuted {
                 if !layer.index.isDamaged { return .done(.success(layer)) }
                 isDamaged = true
             }
@@ -114,6 +114,7 @@ final class LayerTable: Sendable {
 
     /// How long an error stands, in nanoseconds: what a layer is does not change, what a network does may.
     private func memory(of error: BlobError) -> UInt64 {
+        if error.isPlainLayer { return 0 }
         if let failureMemory { return failureMemory }
         switch error.kind {
         case .unsupported: return 60_000_000_000

@@ -103,7 +103,10 @@ final class MemberDecoder: Sendable {
         _ bytes: SharedBytes,
         _ range: Range<Int>
     ) throws(CodecError) -> DecodedMember {
-        var payloads = MemberDecoder.payloads(layer.index, member: offset)
+        let payloads = MemberDecoder.payloads(layer.index, member: offset)
+        if layer.index.format.isPlain {
+            return check(layer, payloads, try PlainMember.decode(layer, offset, bytes, range))
+        }
         var wanted = 1
         for payload in payloads {
             let range = DecodedMember.range(payload.innerOffset, payload.length, in: MemberDecoder.mostInflated)
@@ -116,6 +119,20 @@ final class MemberDecoder: Sendable {
             layer.index.format.memberCompression,
             wanted: wanted
         ).share()
+        return check(layer, payloads, inflated)
+    }
+
+    /// Checks the payloads in what a member inflated to.
+    func check(_ layer: Layer, member offset: UInt64, _ inflated: SharedBytes) -> DecodedMember {
+        check(layer, MemberDecoder.payloads(layer.index, member: offset), inflated)
+    }
+
+    private func check(
+        _ layer: Layer,
+        _ payloads: [DecodedMember.Payload],
+        _ inflated: SharedBytes
+    ) -> DecodedMember {
+        var payloads = payloads
         // Payloads that do not overlap fit into this; those beyond are checked when somebody asks for them.
         var budget = 2 * inflated.count
         var checked = 0

@@ -15,10 +15,10 @@ struct Place: Sendable {
         @Sendable (_ range: ByteRange, _ priority: TransferPriority, _ fresh: Bool) async throws(BlobError) ->
             SharedBytes
 
-    /// Hands over exactly the given range, in order, as it comes, on whatever thread brings it.
+    /// Hands over exactly the given range, in order, as it comes, on whatever thread brings it, while the gate is open.
     var stream:
         @Sendable (
-            _ range: ByteRange, _ priority: TransferPriority, _ fresh: Bool,
+            _ range: ByteRange, _ priority: TransferPriority, _ fresh: Bool, _ gate: FlowGate?,
             _ take: @escaping @Sendable (borrowing RawSpan) -> Bool
         ) async throws(BlobError) -> Void
     /// Layers of TOC images beside it that name a layer (eStargz with external TOC); empty where there are none.
@@ -36,15 +36,24 @@ struct Place: Sendable {
         self.name = name
         self.link = link
         self.read = read
-        stream = { (range, priority, fresh, take) throws(BlobError) in
-            let bytes = try await read(range, priority, fresh)
-            guard UInt64(bytes.count) == range.count else {
-                throw BlobError(
-                    .unavailable,
-                    "\(name) answered \(bytes.count) bytes where \(range.count) were asked for"
-                )
+        stream = { (range, priority, fresh, gate, take) throws(BlobError) in
+            var rest = range
+            while rest.count > 0 {
+                // Whoever holds a stream back has no room for all of it at once.
+                let part = ByteRange(offset: rest.offset, count: gate == nil ? rest.count : min(rest.count, 1 << 20))
+                await gate?.passed()
+                let bytes = try await read(part, priority, fresh)
+                guard UInt64(bytes.count) == part.count else {
+                    throw BlobError(
+                        .unavailable,
+                        "\(name) answered \(bytes.count) bytes where \(part.count) were asked for"
+                    )
+                }
+                guard take(bytes.span) else {
+                    throw BlobError(.system(ENOMEM), "\(name): no memory to read \(part)")
+                }
+                rest = ByteRange(offset: part.end, count: rest.end - part.end)
             }
-            guard take(bytes.span) else { throw BlobError(.system(ENOMEM), "\(name): no memory to read \(range)") }
         }
     }
 
@@ -64,9 +73,16 @@ struct Place: Sendable {
                 throw BlobError(error, layer: address.digest)
             }
         }
-        stream = { (range, priority, fresh, take) throws(BlobError) in
+        stream = { (range, priority, fresh, gate, take) throws(BlobError) in
             do throws(RegistryError) {
-                try await registry.stream(address, range, priority: priority, avoidCachedURL: fresh, into: take)
+                try await registry.stream(
+                    address,
+                    range,
+                    priority: priority,
+                    avoidCachedURL: fresh,
+                    gate: gate,
+                    into: take
+                )
             } catch {
                 throw BlobError(error, layer: address.digest)
             }
@@ -78,6 +94,15 @@ struct Place: Sendable {
         let link = LinkEstimate(roundTrip: 200_000, bytesPerSecond: 1 << 30)
         self.init(name: file.path, link: { link }) { (range, _, _) throws(BlobError) in
             try await pool.run { file.read(range) }.get()
+        }
+    }
+}
+
+extension FlowGate {
+    /// Suspends until it is open.
+    fileprivate func passed() async {
+        await withCheckedContinuation { continuation in
+            if passes(orElse: { continuation.resume() }) { continuation.resume() }
         }
     }
 }

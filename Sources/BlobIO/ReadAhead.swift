@@ -48,11 +48,11 @@ struct ReadAhead: Sendable {
         self.limits = limits
     }
 
-    /// Whether waiting for single members has taken twice the time by now in which all the rest would have come, and
-    /// most of what came beside them was read: then the layer's readers want much of it, in whatever order.
+    /// Whether waiting for single members has taken four times as long by now as all the rest would take to come: then the
+    /// layer's readers want much of it, in whatever order.
     func isBroad(_ link: LinkEstimate) -> Bool {
         let rest = end - min(end, asked)
-        return misses >= 16 && misses * FetchPlanner.roundTripWorth(link) >= 2 * rest && yield.isMostlyRead()
+        return misses >= 16 && misses * FetchPlanner.roundTripWorth(link) >= 4 * rest
     }
 
     /// The most that a stream may be fetched ahead of, when so many bytes are before its readers.

@@ -2,25 +2,47 @@ internal import OCIModel
 internal import PosixIO
 internal import Synchronization
 
-/// Cuts the bytes of a request into its members as they come, and hands over each as soon as it is complete. Bytes
-/// between members are dropped.
+/// Cuts the bytes of a request into what its flights fetch as they come, and hands over each as soon as it is complete.
+/// Bytes that no flight fetches are dropped; those that several do (plain layers) go to each.
 ///
 /// LOCK ORDER: the lock is a leaf; members are handed over without it. Bytes come from one thread at a time.
 final class SpanAssembler: Sendable {
-    private struct State: ~Copyable {
-        /// How many bytes of the request have come.
-        var taken: UInt64 = 0
-        /// The first flight that is not complete.
-        var current = 0
-        /// What has come of it.
+    /// A flight whose bytes are coming.
+    private final class Filling: @unchecked Sendable {
+        // SAFETY: used with the assembler's lock held only.
+        let flight: Flight
         var bytes: UniqueBytes?
         var filled = 0
+
+        init?(_ flight: Flight) {
+            guard let bytes = UniqueBytes(trying: Int(flight.range.count)) else { return nil }
+            self.flight = flight
+            self.bytes = consume bytes
+        }
+
+        /// Takes what a piece at `position` of the blob has for it; true when it is complete.
+        func take(_ piece: borrowing RawSpan, at position: UInt64) -> Bool {
+            let skip = Int(flight.range.offset + UInt64(filled) - position)
+            let start = filled
+            let count = min(piece.byteCount - skip, Int(flight.range.count) - start)
+            // SAFETY: the block has as many bytes as the flight fetches, of which `count` from `start` on are written.
+            unsafe bytes?.withUnsafeMutableBytes { target in
+                unsafe piece.extracting(skip..<skip + count).withUnsafeBytes { source in
+                    unsafe UnsafeMutableRawBufferPointer(rebasing: target[start..<start + count])
+                        .copyMemory(from: source)
+                }
+            }
+            filled += count
+            return filled == Int(flight.range.count)
+        }
     }
 
-    private enum Step {
-        case more
-        case complete(Flight, SharedBytes)
-        case noMemory
+    private struct State {
+        /// How many bytes of the request have come.
+        var taken: UInt64 = 0
+        /// The first flight of which nothing has come.
+        var next = 0
+        var filling: [Filling] = []
     }
 
     /// What is asked for.
@@ -31,7 +53,7 @@ final class SpanAssembler: Sendable {
     private let state = Mutex(State())
 
     /// - Parameters:
-    ///   - flights: inside of `range`, sorted by offset, apart from each other.
+    ///   - flights: inside of `range`, sorted by offset.
     ///   - arrive: gets each flight's bytes, on the thread that brings them; must not wait.
     init(_ range: ByteRange, _ flights: [Flight], arrive: @escaping @Sendable (Flight, SharedBytes) -> Void) {
         self.range = range
@@ -46,59 +68,35 @@ final class SpanAssembler: Sendable {
     }
 
     /// The flights that have not got their bytes.
-    var unfinished: ArraySlice<Flight> { flights[state.withLock { $0.current }...] }
+    var unfinished: [Flight] { state.withLock { $0.filling.map(\.flight) + flights[$0.next...] } }
 
     /// Takes the next bytes; false when they are more than were asked for, or memory is out.
     func take(_ bytes: borrowing RawSpan) -> Bool {
-        var position = 0
-        while position < bytes.byteCount {
-            let left = bytes.extracting(position...)
-            var used = 0
-            let step = state.withLock { state in self.step(&state, left, &used) }
-            position += used
-            switch step {
-            case .more: if used == 0 { return false }
-            case .complete(let flight, let bytes): arrive(flight, bytes)
-            case .noMemory: return false
-            }
+        let piece = bytes.extracting(0..<bytes.byteCount)
+        guard let complete = state.withLock({ take(piece, &$0) }) else { return false }
+        for filling in complete {
+            if let bytes = filling.bytes.take() { arrive(filling.flight, bytes.share()) }
         }
         return true
     }
 
-    /// Takes bytes up to the end of a hole or a member.
-    private func step(_ state: inout State, _ bytes: borrowing RawSpan, _ used: inout Int) -> Step {
+    /// The flights that a piece completes; nil when it cannot be taken.
+    private func take(_ bytes: borrowing RawSpan, _ state: inout State) -> [Filling]? {
+        let count = UInt64(bytes.byteCount)
+        guard count <= range.count - state.taken else { return nil }
         let position = range.offset + state.taken
-        guard state.current < flights.count else {
-            // What follows the last member, if anything.
-            used = Int(min(UInt64(bytes.byteCount), range.end - position))
-            state.taken += UInt64(used)
-            return .more
+        while state.next < flights.count, flights[state.next].range.offset < position + count {
+            guard let filling = Filling(flights[state.next]) else { return nil }
+            state.filling.append(filling)
+            state.next += 1
         }
-        let flight = flights[state.current]
-        if position < flight.range.offset {
-            used = Int(min(UInt64(bytes.byteCount), flight.range.offset - position))
-            state.taken += UInt64(used)
-            return .more
+        state.taken += count
+        var complete: [Filling] = []
+        var left: [Filling] = []
+        for filling in state.filling {
+            if filling.take(bytes, at: position) { complete.append(filling) } else { left.append(filling) }
         }
-        let size = Int(flight.range.count)
-        if state.bytes == nil {
-            guard let block = UniqueBytes(trying: size) else { return .noMemory }
-            state.bytes = consume block
-            state.filled = 0
-        }
-        let start = state.filled
-        let count = min(bytes.byteCount, size - start)
-        // SAFETY: the block has `size` bytes, of which `count` from `start` on are written.
-        unsafe state.bytes?.withUnsafeMutableBytes { target in
-            unsafe bytes.extracting(..<count).withUnsafeBytes { source in
-                unsafe UnsafeMutableRawBufferPointer(rebasing: target[start..<start + count]).copyMemory(from: source)
-            }
-        }
-        used = count
-        state.filled += count
-        state.taken += UInt64(count)
-        guard state.filled == size, let block = state.bytes.take() else { return .more }
-        state.current += 1
-        return .complete(flight, block.share())
+        state.filling = left
+        return complete
     }
 }

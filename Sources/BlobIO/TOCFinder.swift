@@ -48,6 +48,8 @@ struct TOCFinder: Sendable {
             throw BlobError(error, name: subject.name)
         }
         switch footer.kind {
+        // No footer says this.
+        case .tar, .tarGzip, .tarZstd: return .none(reason: "it has no index of its own")
         case .estargzExternalTOC: return try await external(footer)
         case .zstdChunked:
             guard let frame = footer.frame else { return .none(reason: "its footer has no TOC") }

@@ -7,13 +7,17 @@ public struct BodySink: Sendable {
     public let begins: @Sendable (_ status: Int, _ headers: HTTPHeaders) -> Bool
     /// Takes the next bytes of the range, in order; they are valid during the call. False ends the transfer.
     public let take: @Sendable (_ bytes: borrowing RawSpan) -> Bool
+    /// Holds bytes back while `take` could not keep them; nil when it always can.
+    public let gate: FlowGate?
 
     /// Makes a sink from its closures.
     public init(
         begins: @escaping @Sendable (_ status: Int, _ headers: HTTPHeaders) -> Bool,
-        take: @escaping @Sendable (_ bytes: borrowing RawSpan) -> Bool
+        take: @escaping @Sendable (_ bytes: borrowing RawSpan) -> Bool,
+        gate: FlowGate? = nil
     ) {
         self.begins = begins
         self.take = take
+        self.gate = gate
     }
 }

@@ -1,4 +1,5 @@
 internal import CShims
+internal import PosixIO
 
 /// libcurl's global state, set up once per process and never torn down.
 enum CurlGlobal {
@@ -123,6 +124,11 @@ struct EasyHandle: ~Copyable {
         }
     }
 
+    /// Sets the body that is sent, which libcurl does not copy: `body` must outlive the transfer.
+    func setBody(_ body: SharedBytes) -> Bool {
+        unsafe crfs_curl_set_body(raw, body.base, body.count) == CURLE_OK
+    }
+
     /// Sets the header fields.
     mutating func setHeaders(_ lines: [String]) -> Bool {
         for line in lines {
@@ -146,6 +152,9 @@ struct EasyHandle: ~Copyable {
     func setUserTimeout(milliseconds: UInt32) -> Bool {
         unsafe crfs_curl_set_user_timeout(raw, milliseconds) == CURLE_OK
     }
+
+    /// Goes on with a transfer that a callback held back; what libcurl kept is handed over before this returns.
+    func unpause() { _ = unsafe curl_easy_pause(raw, CURLPAUSE_CONT) }
 
     func info(_ info: CURLINFO) -> Int { unsafe crfs_curl_info_long(raw, info) }
 

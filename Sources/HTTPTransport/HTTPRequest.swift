@@ -1,4 +1,5 @@
 public import OCIModel
+public import PosixIO
 
 /// Which transfer goes first when not all can.
 public enum TransferPriority: Int, Sendable, Comparable {
@@ -33,16 +34,32 @@ public struct TLSSettings: Sendable, Hashable {
 /// One request. Redirects are not followed: the answer says where to, and the caller decides what goes along.
 public struct HTTPRequest: Sendable {
     /// What is asked.
-    public enum Method: Sendable, Equatable {
+    public enum Method: Sendable {
         /// Headers and body.
         case get
         /// Headers alone.
         case head
-        /// POST of a form: `name=value&…`, percent-encoded. Is never sent a second time by the transport.
+        /// POST of a form: `name=value&…`, percent-encoded. Never hedged.
         case form(String)
+        /// POST without a body.
+        case post
+        /// PUT of a body with this Content-Type.
+        case put(SharedBytes, type: String)
+
+        /// Whether it is GET.
+        var isGet: Bool {
+            if case .get = self { return true }
+            return false
+        }
+
+        /// Whether the answer has a body.
+        var expectsBody: Bool {
+            if case .head = self { return false }
+            return true
+        }
     }
 
-    /// GET, HEAD or POST.
+    /// GET, HEAD, POST or PUT.
     public var method = Method.get
     /// Where to.
     public var url: HTTPURL

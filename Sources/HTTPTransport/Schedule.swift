@@ -89,7 +89,7 @@ struct Schedule {
         var earliest = now + 500_000_000
         var late: [Transfer] = []
         for transfer in active.values {
-            if transfer.stallDeadline <= now { late.append(transfer) }
+            if transfer.stallDeadline <= now, !transfer.hasSentMore(now: now) { late.append(transfer) }
             earliest = min(earliest, transfer.stallDeadline, hedgeTime(transfer))
         }
         for host in hosts.values {

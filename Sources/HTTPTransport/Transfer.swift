@@ -35,6 +35,12 @@ final class Transfer: @unchecked Sendable {
     private var startedAt: UInt64 = 0
     private var firstByteAt: UInt64 = 0
     private var easy: EasyHandle?
+    /// Its sink's gate is closed, and libcurl keeps what came.
+    private var isHeld = false
+    /// Bytes of the request's body that had gone out when it was looked at last.
+    private var uploaded = 0
+    /// Makes the loop's thread call `release`; set before the transfer is submitted.
+    var wake: (@Sendable () -> Void)?
     private var collector: ResponseCollector
     private var outcome: Outcome?
 
@@ -58,7 +64,7 @@ final class Transfer: @unchecked Sendable {
         collector = ResponseCollector(
             range: request.range,
             bodyLimit: request.bodyLimit,
-            expectsBody: request.method != .head,
+            expectsBody: request.method.expectsBody,
             sink: request.sink
         )
     }
@@ -92,10 +98,21 @@ final class Transfer: @unchecked Sendable {
 
     /// When it has waited too long for a byte.
     var stallDeadline: UInt64 {
+        if isHeld { return .max }
         let patience = nanoseconds(request.stallTimeout)
         return lastActivity
             &+ (collector.headersComplete && collector.isExcerpt
                 ? min(patience, Transfer.excerptPatience) : patience)
+    }
+
+    /// Whether more of the request's body has gone out since this was asked before: then it is not late.
+    func hasSentMore(now: UInt64) -> Bool {
+        guard case .put = request.method, let sent = easy?.infoOffset(CURLINFO_SIZE_UPLOAD_T), sent > uploaded else {
+            return false
+        }
+        uploaded = sent
+        lastActivity = now
+        return true
     }
 
     /// Ends an active transfer that was silent for too long.
@@ -130,7 +147,7 @@ final class Transfer: @unchecked Sendable {
     var expectedBytes: UInt64 { request.range?.count ?? UInt64(max(0, request.bodyLimit)) }
 
     /// Whether it may be sent a second time when it is slow: a reader waits for it, and it can be asked for twice.
-    var mayBeHedged: Bool { request.priority == .demand && request.method == .get && request.range != nil && !isHedge }
+    var mayBeHedged: Bool { request.priority == .demand && request.method.isGet && request.range != nil && !isHedge && request.sink?.gate == nil }
 
     /// Until when its answer may begin before it is sent a second time; nil when it has begun, or was.
     func hedgeTime(after delay: UInt64) -> UInt64? {
@@ -251,10 +268,23 @@ final class Transfer: @unchecked Sendable {
         return goesOn
     }
 
-    func takeBody(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    /// How many bytes were taken: all, or -1 to end the transfer, or what makes libcurl hold them back.
+    func takeBody(_ bytes: UnsafeRawBufferPointer) -> Int {
         noteActivity()
-        if rival?.hasClaimed == true { return false }
-        return unsafe collector.takeBody(bytes)
+        if rival?.hasClaimed == true { return -1 }
+        if let gate = request.sink?.gate, let wake, !gate.passes(orElse: wake) {
+            isHeld = true
+            return Int(CURL_WRITEFUNC_PAUSE)
+        }
+        return unsafe collector.takeBody(bytes) ? bytes.count : -1
+    }
+
+    /// Goes on after the gate was opened.
+    func release() {
+        guard isHeld, phase == .active else { return }
+        isHeld = false
+        lastActivity = monotonicNanoseconds()
+        easy?.unpause()
     }
 
     private func noteActivity() {
@@ -276,7 +306,12 @@ extension Transfer {
             lines.append("Range: \(range.headerValue)")
         }
         // libcurl would wait for 100 before it sends a form of more than 1 KiB.
-        if case .form = request.method { lines.append("Expect:") }
+        switch request.method {
+        case .form: lines.append("Expect:")
+        case .put(_, let type): lines += ["Expect:", "Content-Type: \(type)"]
+        case .post: lines += ["Expect:", "Content-Type:"]
+        case .get, .head: break
+        }
         return lines
     }
 
@@ -289,7 +324,7 @@ extension Transfer {
             && easy.set(CURLOPT_UNRESTRICTED_AUTH, 0)
             && easy.set(CURLOPT_NOSIGNAL, 1)
             && easy.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
-            && easy.set(CURLOPT_NOBODY, request.method == .head ? 1 : 0)
+            && easy.set(CURLOPT_NOBODY, request.method.expectsBody ? 0 : 1)
             && easy.set(CURLOPT_TCP_NODELAY, 1)
             && easy.set(CURLOPT_BUFFERSIZE, expectedBytes < 64 << 10 ? 16 << 10 : 128 << 10)
             && easy.set(CURLOPT_TCP_KEEPALIVE, 1)
@@ -302,8 +337,12 @@ extension Transfer {
             accepted = accepted && easy.set(CURLOPT_TIMEOUT_MS, milliseconds(totalTimeout))
         }
         if request.freshConnection { accepted = accepted && easy.set(CURLOPT_FRESH_CONNECT, 1) }
-        if case .form(let text) = request.method {
-            accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, text)
+        switch request.method {
+        case .form(let text): accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, text)
+        case .post: accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, "")
+        // The request, which holds the body, outlives the handle.
+        case .put(let body, _): accepted = accepted && easy.set(CURLOPT_CUSTOMREQUEST, "PUT") && easy.setBody(body)
+        case .get, .head: break
         }
         // No proxy of the environment stands between this machine and itself.
         if request.url.isLoopback || request.passesProxy { accepted = accepted && easy.set(CURLOPT_PROXY, "") }
@@ -371,7 +410,7 @@ private func bodySink(
     guard let context = unsafe context else { return 0 }
     let transfer = unsafe Unmanaged<Transfer>.fromOpaque(context).takeUnretainedValue()
     let part = unsafe UnsafeRawBufferPointer(start: bytes, count: size * count)
-    return unsafe transfer.takeBody(part) ? part.count : -1
+    return unsafe transfer.takeBody(part)
 }
 
 extension HTTPVersion {

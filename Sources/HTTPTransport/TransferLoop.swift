@@ -8,6 +8,7 @@ final class TransferLoop: Sendable {
     private struct Inbox: Sendable {
         var submitted: [Transfer] = []
         var cancelled: [Transfer] = []
+        var released: [Transfer] = []
         var stopped = false
     }
 
@@ -16,6 +17,13 @@ final class TransferLoop: Sendable {
     let counters = TransportCounters()
 
     func submit(_ transfer: Transfer) {
+        if transfer.request.sink?.gate != nil {
+            transfer.wake = { [weak self, weak transfer] in
+                guard let self, let transfer else { return }
+                self.inbox.withLock { $0.released.append(transfer) }
+                self.multi.wakeUp()
+            }
+        }
         inbox.withLock { $0.submitted.append(transfer) }
         multi.wakeUp()
     }
@@ -41,10 +49,12 @@ final class TransferLoop: Sendable {
                 let work = inbox
                 inbox.submitted = []
                 inbox.cancelled = []
+                inbox.released = []
                 return work
             }
             schedule.accept(work.submitted)
             schedule.cancel(work.cancelled, on: multi)
+            for transfer in work.released { transfer.release() }
             if work.stopped {
                 schedule.abandonAll(on: multi)
                 return

@@ -24,6 +24,8 @@ extension FileSystem {
             return .never
         }
         let inode = source.layer.index.inode(source.record)
-        return library.blobs.materialised(source.layer, record: inode, isUse: isUse).map { .file($0) } ?? .none
+        let file = library.blobs.materialised(source.layer, record: inode, isUse: isUse)
+        if isUse, file != nil { source.layer.noteHiddenReads(inode) } else if isUse { source.layer.noteOpen(inode) }
+        return file.map { .file($0) } ?? .none
     }
 }

@@ -184,6 +184,12 @@ struct IndexFile: ~Copyable, @unchecked Sendable {
     /// Whether something in the file contradicted its checksums or its bounds.
     var isDamaged: Bool { damaged.load(ordering: .relaxed) }
 
+    /// Calls `body` with the whole file.
+    func withBytes<R>(_ body: (borrowing RawSpan) -> R) -> R {
+        let span = unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(start: base, count: count))
+        return body(span)
+    }
+
     /// Marks the index damaged.
     func markDamaged() {
         damaged.store(true, ordering: .relaxed)

@@ -10,14 +10,26 @@ public enum IndexFormat: UInt32, Sendable, CustomStringConvertible {
     case estargzExternalTOC = 3
     /// zstd:chunked, of the containers tools or of stargz-snapshotter.
     case zstdChunked = 4
+    /// An uncompressed tar without an index.
+    case tar = 5
+    /// A tar in gzip members without an index.
+    case tarGzip = 6
+    /// A tar in zstd frames without an index.
+    case tarZstd = 7
 
     /// How members are compressed: one gzip member or zstd frame, or several one behind the other.
     public var memberCompression: CompressionFormat {
         switch self {
         case .stargz, .estargz, .estargzExternalTOC: .gzip
         case .zstdChunked: .zstd
+        case .tar: .none
+        case .tarGzip: .gzip
+        case .tarZstd: .zstd
         }
     }
+
+    /// Whether the layer has no index of its own, so that crfs made one while it streamed the whole layer.
+    public var isPlain: Bool { self == .tar || self == .tarGzip || self == .tarZstd }
 
     /// The name that reports use.
     public var description: String {
@@ -26,6 +38,9 @@ public enum IndexFormat: UInt32, Sendable, CustomStringConvertible {
         case .estargz: "estargz"
         case .estargzExternalTOC: "estargz-external-toc"
         case .zstdChunked: "zstd-chunked"
+        case .tar: "tar"
+        case .tarGzip: "tar+gzip"
+        case .tarZstd: "tar+zstd"
         }
     }
 }

@@ -70,6 +70,12 @@ public final class LayerIndex: Sendable {
     /// Whether something in the index file contradicted its checksums or its bounds since it was opened.
     public var isDamaged: Bool { file.isDamaged }
 
+    /// Makes the index count as damaged: what it says was proved wrong.
+    public func refute() { file.markDamaged() }
+
+    /// Calls `body` with all bytes of the index file.
+    public func withBytes<R>(_ body: (borrowing RawSpan) -> R) -> R { file.withBytes(body) }
+
     /// Throws `.staleIndex` when a block's checksum does not hold, or something was found damaged before. Reads the whole
     /// file.
     public func verifyAllBlocks() throws(LayerFormatError) {

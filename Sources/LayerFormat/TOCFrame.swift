@@ -57,8 +57,8 @@ public struct TOCFrame: Sendable, Hashable {
 
     /// Payload bytes of a footer: with 64, where the tar-split data is stands between the type and the magic.
     private static let footerPayloads = [40, 64]
-    /// `GNUlInUx`, the magic that the tools write, and `GnUlInUx`, that of their documentation.
-    private static let magics = [Array("GNUlInUx".utf8), Array("GnUlInUx".utf8)]
+    /// `GnUlInUx`, the magic that the tools write, and `GNUlInUx`, which their documentation once had.
+    private static let magics = [Array("GnUlInUx".utf8), Array("GNUlInUx".utf8)]
 
     /// Reads the footer at the end of a blob: a skippable frame with little-endian numbers and a magic.
     ///
@@ -85,6 +85,23 @@ public struct TOCFrame: Sendable, Hashable {
         }
         return nil
     }
+
+    /// The footer for this place: a skippable frame of 40 payload bytes, with the magic that the tools write.
+    public var footer: [UInt8] {
+        var payload: [UInt8] = []
+        for number in [offset, compressedSize, uncompressedSize, TOCFrame.type] {
+            payload += (0..<8).map { UInt8(truncatingIfNeeded: number >> (8 * UInt64($0))) }
+        }
+        return TOCFrame.skippableHeader(of: payload.count + 8) + payload + TOCFrame.magics[0]
+    }
+
+    /// The header of a skippable frame.
+    public static func skippableHeader(of payloadBytes: Int) -> [UInt8] {
+        [0x50, 0x2a, 0x4d, 0x18] + (0..<4).map { UInt8(truncatingIfNeeded: payloadBytes >> (8 * $0)) }
+    }
+
+    /// The value of the annotation `manifest-position`.
+    public var annotation: String { "\(offset):\(compressedSize):\(uncompressedSize):\(TOCFrame.type)" }
 
     // MARK: JSON
 

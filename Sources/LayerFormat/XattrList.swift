@@ -38,6 +38,23 @@ enum XattrList {
             return true
         }
 
+        /// Appends one xattr with its value as it is; false when the value is too long. A name that is there already is
+        /// replaced.
+        mutating func append(
+            _ name: UnsafeRawBufferPointer,
+            value: UnsafeRawBufferPointer,
+            to bytes: inout [UInt8]
+        ) -> Bool {
+            guard value.count <= FormatLimit.xattrValueBytes else { return false }
+            unsafe removeEarlier(name, from: &bytes)
+            bytes.append(contentsOf: [UInt8(truncatingIfNeeded: name.count), 0])
+            for index in 0..<4 { bytes.append(UInt8(truncatingIfNeeded: value.count >> (8 * index))) }
+            unsafe bytes.append(contentsOf: name)
+            unsafe bytes.append(contentsOf: value)
+            setCount(count + 1, &bytes)
+            return true
+        }
+
         private mutating func setCount(_ value: UInt32, _ bytes: inout [UInt8]) {
             count = value
             for index in 0..<4 { bytes[start + index] = UInt8(truncatingIfNeeded: value >> UInt32(8 * index)) }

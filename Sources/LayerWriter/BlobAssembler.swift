@@ -39,7 +39,7 @@ final class BlobAssembler {
     init(_ output: OutputFile, _ options: ConvertOptions) {
         self.options = options
         self.output = output
-        pipeline = MemberPipeline(threads: options.threads, level: options.level)
+        pipeline = MemberPipeline(options.format, threads: options.threads, level: options.level)
         // What each thread works on, as much again for it to go on with, and one that is written.
         inFlightLimit = max(8 * 1024 * 1024, (2 * options.threads + 1) * (options.chunkSize + Self.tailLimit))
         toc = TOCWriter(format: options.format, chunkSize: options.chunkSize)
@@ -140,7 +140,9 @@ final class BlobAssembler {
         inFlight -= packed.inputCount + Self.memberCost
         let offset = output.offset
         try output.write(packed.bytes)
-        if let digest = packed.payloadDigest { toc.chunkWritten(at: offset, digest: digest) }
+        if let digest = packed.payloadDigest {
+            toc.chunkWritten(at: offset, end: offset + UInt64(packed.contentEnd), digest: digest)
+        }
     }
 
     /// What `finish` made.
@@ -149,16 +151,26 @@ final class BlobAssembler {
         var diffID: Digest
         var tocOffset: UInt64
         var uncompressedSize: UInt64
+        var frame: TOCFrame?
+        var frameDigest: Digest?
     }
 
     /// Writes what is pending, the TOC and the footer.
     func finish() throws(ConvertError) -> Summary {
+        if options.format == .zstdChunked {
+            current.bytes += TarHeaderEncoder.endMarker
+        }
         try submitCurrent()
         while collected < submitted { try collect() }
         pipeline.close()
 
         let json = toc.finish()
         guard json.count <= TOCWriter.sizeLimit else { throw Self.tooManyEntries }
+        return options.format == .zstdChunked ? try finishFrames(json) : try finishMembers(json)
+    }
+
+    /// The TOC as the last entry of the tar, in a member of its own.
+    private func finishMembers(_ json: [UInt8]) throws(ConvertError) -> Summary {
         var entry = TarEntry(path: Array(ReservedName.toc.utf8), kind: .regular)
         entry.mode = 0o444
         entry.size = UInt64(json.count)
@@ -173,7 +185,30 @@ final class BlobAssembler {
         var deflater = Deflater(level: options.level)
         try unsafe output.write(deflater.gzip(tar.span.bytes))
         try output.write(StargzFooter.bytes(options.format, tocOffset: tocOffset))
-        return Summary(
+        return summary(json, tocOffset: tocOffset)
+    }
+
+    /// The TOC in a skippable frame, which is no part of the tar.
+    private func finishFrames(_ json: [UInt8]) throws(ConvertError) -> Summary {
+        let tocOffset = output.offset
+        var encoder = FrameEncoder(level: options.level)
+        let compressed = unsafe encoder.frame(json.span.bytes)
+        let header = TOCFrame.skippableHeader(of: compressed.count)
+        let frame = TOCFrame(
+            offset: tocOffset + UInt64(header.count),
+            compressedSize: UInt64(compressed.count),
+            uncompressedSize: UInt64(json.count)
+        )
+        try output.write(header + compressed)
+        try output.write(frame.footer)
+        var result = summary(json, tocOffset: tocOffset)
+        result.frame = frame
+        result.frameDigest = unsafe SHA256.digest(of: compressed.span.bytes)
+        return result
+    }
+
+    private func summary(_ json: [UInt8], tocOffset: UInt64) -> Summary {
+        Summary(
             tocDigest: unsafe SHA256.digest(of: json.span.bytes),
             diffID: diffHash.finish(),
             tocOffset: tocOffset,

@@ -35,7 +35,10 @@ final class Conversion {
         let file = try OutputFile(output)
         let assembler = BlobAssembler(file, options)
         if !options.prioritized.isEmpty { try writeFirst(plan, to: assembler) }
-        if options.format == .estargz {
+        // zstd:chunked has no landmark of its own: one is written where it says something.
+        let hasLandmark =
+            options.format == .estargz || options.format == .zstdChunked && assembler.entries > 0
+        if hasLandmark {
             let name = assembler.entries > 0 ? ReservedName.prefetchLandmark : ReservedName.noPrefetchLandmark
             var landmark = TarEntry(path: Array(name.utf8), kind: .regular)
             landmark.mode = 0o644
@@ -55,7 +58,9 @@ final class Conversion {
             blobSize: blobSize,
             uncompressedSize: summary.uncompressedSize,
             tocOffset: summary.tocOffset,
-            entries: assembler.entries - (options.format == .estargz ? 1 : 0),
+            tocFrameDigest: summary.frameDigest,
+            tocFramePosition: summary.frame?.annotation,
+            entries: assembler.entries - (hasLandmark ? 1 : 0),
             notMoved: plan.notMoved
         )
     }

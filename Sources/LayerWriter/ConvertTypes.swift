@@ -10,14 +10,20 @@ public enum OutputFormat: Sendable, Equatable {
     case estargz
     /// The original stargz: a digest for every file, a 47-byte footer.
     case stargz
+    /// zstd:chunked, for crfs, the containers tools and stargz-snapshotter (docs/decisions/0012-zstd-chunked.md).
+    case zstdChunked
 
     /// The suffix of its files.
     public var fileSuffix: String {
         switch self {
         case .estargz: ".esgz"
         case .stargz: ".stargz"
+        case .zstdChunked: ".chunked.tar.zst"
         }
     }
+
+    /// The compression levels that can be asked for.
+    public var levels: ClosedRange<Int> { self == .zstdChunked ? 1...19 : 1...12 }
 }
 
 /// How a layer is converted.
@@ -29,7 +35,8 @@ public struct ConvertOptions: Sendable {
     public var format = OutputFormat.estargz
     /// How many bytes of a file one chunk has at most; one of `chunkSizes`.
     public var chunkSize = 4 * 1024 * 1024
-    /// libdeflate's level, one of `Deflater.levels`. Why this default: docs/decisions/0004-layer-writer.md.
+    /// libdeflate's or libzstd's level, one of the format's `levels`. Why this default:
+    /// docs/decisions/0004-layer-writer.md.
     public var level = 6
     /// How many threads compress.
     public var threads = availableProcessors()
@@ -71,12 +78,41 @@ public struct ConvertResult: Sendable, Equatable {
     public var blobSize: UInt64
     /// Bytes of the tar stream: the annotation `io.containers.estargz.uncompressed-size`.
     public var uncompressedSize: UInt64
-    /// Where the TOC's member starts in the blob.
+    /// Where the TOC's member, or the skippable frame around it, starts in the blob.
     public var tocOffset: UInt64
+    /// SHA-256 of the compressed TOC, zstd:chunked only.
+    public var tocFrameDigest: Digest?
+    /// Where the TOC is, zstd:chunked only: `offset:compressed:uncompressed:1`.
+    public var tocFramePosition: String?
     /// How many entries of the input are in it.
     public var entries: Int
     /// Prioritized paths that are not in the layer, or that occur in it more than once and so must stay in their place.
     public var notMoved: [String]
+
+    /// The media type of the layer in a manifest.
+    public var mediaType: String {
+        "application/vnd.oci.image.layer.v1.tar+" + (format == .zstdChunked ? "zstd" : "gzip")
+    }
+
+    /// The annotations that the layer's descriptor in a manifest needs, sorted by name: without them its content cannot be
+    /// verified. None for stargz, whose readers know of none.
+    public var annotations: [(name: String, value: String)] {
+        if format == .stargz { return [] }
+        var result = [
+            (name: "containerd.io/snapshot/stargz/toc.digest", value: "\(tocDigest)"),
+            (name: "io.containers.estargz.uncompressed-size", value: "\(uncompressedSize)"),
+        ]
+        // The containers tools read the older prefix or the newer one, by their age.
+        for prefix in ["io.containers", "io.github.containers"] {
+            if let tocFrameDigest {
+                result.append((name: "\(prefix).zstd-chunked.manifest-checksum", value: "\(tocFrameDigest)"))
+            }
+            if let tocFramePosition {
+                result.append((name: "\(prefix).zstd-chunked.manifest-position", value: tocFramePosition))
+            }
+        }
+        return result
+    }
 }
 
 /// Why a layer could not be converted.

@@ -1,10 +1,9 @@
-internal import BlockCodec
 internal import Glibc
 internal import LayerFormat
 internal import OCIModel
 internal import PosixIO
 
-/// Converts a layer file (tar, tar.gz, tar.zst, or one that is stargz or eStargz already) into eStargz or stargz.
+/// Converts a layer file (tar, tar.gz, tar.zst, or one that is stargz or eStargz already) into eStargz, stargz or zstd:chunked.
 public enum LayerConverter {
     /// Converts the layer file at `input`. Blocks until it is done; compresses on threads of its own.
     ///
@@ -31,7 +30,9 @@ public enum LayerConverter {
 
     /// Where the result of a conversion goes when nobody says: beside the input, with another suffix.
     public static func defaultOutput(for input: String, format: OutputFormat) -> String {
-        let known = [".tar.gz", ".tar.zst", ".tgz", ".tzst", ".tar", ".esgz", ".stargz", ".gz", ".zst"]
+        let known = [
+            ".chunked.tar.zst", ".tar.gz", ".tar.zst", ".tgz", ".tzst", ".tar", ".esgz", ".stargz", ".gz", ".zst",
+        ]
         for suffix in known where input.hasSuffix(suffix) && !input.hasSuffix("/" + suffix) && input != suffix {
             return input.dropLast(suffix.count) + format.fileSuffix
         }
@@ -46,11 +47,11 @@ public enum LayerConverter {
                     + "\(ConvertOptions.chunkSizes.lowerBound) to \(ConvertOptions.chunkSizes.upperBound)"
             )
         }
-        guard Deflater.levels.contains(options.level) else {
+        let levels = options.format.levels
+        guard levels.contains(options.level) else {
             throw ConvertError(
                 .invalidOption,
-                "there is no compression level \(options.level): use \(Deflater.levels.lowerBound) to "
-                    + "\(Deflater.levels.upperBound)"
+                "there is no compression level \(options.level): use \(levels.lowerBound) to \(levels.upperBound)"
             )
         }
         guard (1...1024).contains(options.threads) else {

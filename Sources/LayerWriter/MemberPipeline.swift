@@ -2,7 +2,7 @@ internal import BlockCodec
 internal import OCIModel
 internal import PosixIO
 
-/// What becomes one gzip member.
+/// What becomes one gzip member, or with zstd:chunked one frame for the content and one for what follows it.
 struct Member: Sendable {
     /// The bytes: a chunk of a file's content (or none), then what follows it in the tar stream.
     var bytes: [UInt8]
@@ -13,10 +13,52 @@ struct Member: Sendable {
 /// A compressed member.
 struct PackedMember: Sendable {
     var bytes: [UInt8]
+    /// Where in `bytes` what follows the content starts; the whole of it where that is in the same member.
+    var contentEnd: Int
     /// How long the member was before.
     var inputCount: Int
     /// SHA-256 of its content; nil when it has none.
     var payloadDigest: Digest?
+}
+
+/// Compresses a member. One thread at a time.
+private struct Packer: ~Copyable {
+    private var deflater: Deflater?
+    private var encoder: FrameEncoder?
+
+    init(_ format: OutputFormat, level: Int) {
+        if format == .zstdChunked {
+            encoder = FrameEncoder(level: level)
+        } else {
+            deflater = Deflater(level: level)
+        }
+    }
+
+    mutating func pack(_ member: Member) -> PackedMember {
+        let bytes = unsafe member.bytes.span.bytes
+        let content = bytes.extracting(..<member.payloadCount)
+        let digest = member.payloadCount > 0 ? SHA256.digest(of: content) : nil
+        guard let frame = encoder?.frame(member.payloadCount > 0 ? content : bytes) else {
+            let packed = deflater?.gzip(bytes) ?? []
+            return PackedMember(
+                bytes: packed,
+                contentEnd: packed.count,
+                inputCount: member.bytes.count,
+                payloadDigest: digest
+            )
+        }
+        var packed = PackedMember(
+            bytes: frame,
+            contentEnd: frame.count,
+            inputCount: member.bytes.count,
+            payloadDigest: digest
+        )
+        // Readers of zstd:chunked take what is between two offsets for the chunk, and nothing else.
+        if member.payloadCount > 0, member.payloadCount < member.bytes.count {
+            packed.bytes += encoder?.frame(bytes.extracting(member.payloadCount...)) ?? []
+        }
+        return packed
+    }
 }
 
 /// Compresses members on several threads and gives them back in the order in which they came.
@@ -45,28 +87,22 @@ final class MemberPipeline: Sendable {
     private let monitor = Monitor(State())
 
     /// Starts the threads; they end after `close`.
-    init(threads: Int, level: Int) {
+    init(_ format: OutputFormat, threads: Int, level: Int) {
         for index in 0..<threads {
             let monitor = monitor
-            startThread(named: "crfs-deflate-\(index)") { Self.work(monitor, level) }
+            startThread(named: "crfs-deflate-\(index)") { Self.work(monitor, format, level) }
         }
     }
 
-    private static func work(_ monitor: Monitor<State>, _ level: Int) {
-        var deflater = Deflater(level: level)
+    private static func work(_ monitor: Monitor<State>, _ format: OutputFormat, _ level: Int) {
+        var packer = Packer(format, level: level)
         while true {
             let job = monitor.wait { state -> (number: Int, member: Member)?? in
                 if let job = state.take() { return .some(job) }
                 return state.closed ? .some(nil) : nil
             }
             guard let job else { return }
-            let member = job.member
-            let payload = unsafe member.bytes.span.bytes.extracting(0..<member.payloadCount)
-            let packed = PackedMember(
-                bytes: unsafe deflater.gzip(member.bytes.span.bytes),
-                inputCount: member.bytes.count,
-                payloadDigest: member.payloadCount > 0 ? SHA256.digest(of: payload) : nil
-            )
+            let packed = packer.pack(job.member)
             monitor.withLock { $0.results[job.number] = packed }
         }
     }

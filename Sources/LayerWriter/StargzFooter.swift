@@ -8,7 +8,7 @@ enum StargzFooter {
         let extra: [UInt8] =
             switch format {
             case .estargz: Array("SG".utf8) + [UInt8(text.count), 0] + text
-            case .stargz: text
+            case .stargz, .zstdChunked: text
             }
         let header: [UInt8] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, UInt8(extra.count), 0]
         // An empty stored block, the last one; CRC-32 and size of nothing.

@@ -16,6 +16,7 @@ struct TOCWriter {
 
     private struct WrittenChunk {
         var offset: UInt64
+        var end: UInt64
         var digest: Digest
     }
 
@@ -52,9 +53,9 @@ struct TOCWriter {
         flush()
     }
 
-    /// Says where the next chunk's member starts in the blob.
-    mutating func chunkWritten(at offset: UInt64, digest: Digest) {
-        chunks.append(WrittenChunk(offset: offset, digest: digest))
+    /// Says where the next chunk's member starts in the blob, and where it ends.
+    mutating func chunkWritten(at offset: UInt64, end: UInt64, digest: Digest) {
+        chunks.append(WrittenChunk(offset: offset, end: end, digest: digest))
         flush()
     }
 
@@ -84,7 +85,12 @@ struct TOCWriter {
         let entry = item.entry
         begin(entry.path, type: Self.type(entry.kind))
         if entry.kind == .regular { number("size", entry.size) }
-        if let time = JSONText.time(entry.mtimeSeconds, entry.mtimeNanoseconds) { string("modtime", Array(time.utf8)) }
+        if let time = JSONText.time(entry.mtimeSeconds, entry.mtimeNanoseconds) {
+            string("modtime", Array(time.utf8))
+        } else if format == .zstdChunked {
+            // The containers tools take a time that is absent for the time of unpacking.
+            string("modtime", Array("1970-01-01T00:00:00Z".utf8))
+        }
         string("linkName", entry.linkTarget)
         number("mode", UInt64(entry.mode))
         number("uid", UInt64(entry.uid))
@@ -103,17 +109,22 @@ struct TOCWriter {
         if entry.kind == .regular {
             digest("digest", item.chunkCount == 0 ? Self.emptyDigest : item.digest ?? chunks[0].digest)
         }
+        if item.chunkCount > 0 && format == .zstdChunked { number("endOffset", chunks[item.chunkCount - 1].end) }
         if item.chunkCount > 1 { number("chunkSize", chunkSize) }
-        if item.chunkCount > 0 && format == .estargz { digest("chunkDigest", chunks[0].digest) }
+        if item.chunkCount > 0 && format != .stargz { digest("chunkDigest", chunks[0].digest) }
         end()
         for index in 1..<max(1, item.chunkCount) {
             begin(entry.path, type: "chunk")
             number("offset", chunks[index].offset)
             linkCount()
             number("chunkOffset", UInt64(index) * chunkSize)
-            // The last one goes to the end of the file.
-            if index + 1 < item.chunkCount { number("chunkSize", chunkSize) }
-            if format == .estargz { digest("chunkDigest", chunks[index].digest) }
+            // The last one goes to the end of the file; the containers tools want its size all the same.
+            if index + 1 < item.chunkCount {
+                number("chunkSize", chunkSize)
+            } else if format == .zstdChunked {
+                number("chunkSize", entry.size - UInt64(index) * chunkSize)
+            }
+            if format != .stargz { digest("chunkDigest", chunks[index].digest) }
             end()
         }
     }

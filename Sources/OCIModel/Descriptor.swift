@@ -10,6 +10,8 @@ public struct ContentDescriptor: Hashable, Sendable {
     public var annotations: [String: String]
     /// Only in an index.
     public var platform: Platform?
+    /// Only in an index: what kind of artifact it refers to, where that is no image.
+    public var artifactType: String?
 
     /// Makes a descriptor from its parts.
     public init(
@@ -17,13 +19,15 @@ public struct ContentDescriptor: Hashable, Sendable {
         digest: Digest,
         size: UInt64,
         annotations: [String: String] = [:],
-        platform: Platform? = nil
+        platform: Platform? = nil,
+        artifactType: String? = nil
     ) {
         self.mediaType = mediaType
         self.digest = digest
         self.size = size
         self.annotations = annotations
         self.platform = platform
+        self.artifactType = artifactType
     }
 
     /// `containerd.io/snapshot/stargz/toc.digest`: the SHA-256 of the TOC JSON (eStargz specification).

@@ -53,7 +53,8 @@ public enum ManifestDocument: Sendable {
                 artifactType: wire.artifactType,
                 config: try wire.config?.checked(),
                 layers: try (wire.layers ?? []).map { descriptor throws(ManifestError) in try descriptor.checked() },
-                annotations: wire.annotations ?? [:]
+                annotations: wire.annotations ?? [:],
+                subject: try wire.subject?.checked()
             )
         )
     }
@@ -71,6 +72,8 @@ public struct ImageManifest: Sendable {
     public let layers: [ContentDescriptor]
     /// Annotations; empty where there are none.
     public let annotations: [String: String]
+    /// The manifest that this one is about, where it is an artifact that refers to one.
+    public let subject: ContentDescriptor?
 
     /// Why this is not a root file system that can be mounted; nil when it is one.
     public var reasonNotMountable: String? {
@@ -130,6 +133,7 @@ private struct WireManifest: Decodable {
     var layers: [WireDescriptor]?
     var manifests: [WireDescriptor]?
     var annotations: [String: String]?
+    var subject: WireDescriptor?
 }
 
 private struct WireDescriptor: Decodable {
@@ -138,6 +142,7 @@ private struct WireDescriptor: Decodable {
     var size: Int64
     var annotations: [String: String]?
     var platform: WirePlatform?
+    var artifactType: String?
 
     func checked() throws(ManifestError) -> ContentDescriptor {
         guard let parsed = Digest(digest) else {
@@ -153,7 +158,8 @@ private struct WireDescriptor: Decodable {
                 wire.os.flatMap { os in
                     wire.architecture.map { Platform(os: os, architecture: $0, variant: wire.variant) }
                 }
-            }
+            },
+            artifactType: artifactType
         )
     }
 }

@@ -6,10 +6,12 @@ internal import Synchronization
 final class BlobStream: Sendable {
     private let range: ByteRange
     private let take: @Sendable (borrowing RawSpan) -> Bool
+    private let gate: FlowGate?
     private let count = Atomic<UInt64>(0)
 
-    init(_ range: ByteRange, _ take: @escaping @Sendable (borrowing RawSpan) -> Bool) {
+    init(_ range: ByteRange, gate: FlowGate?, _ take: @escaping @Sendable (borrowing RawSpan) -> Bool) {
         self.range = range
+        self.gate = gate
         self.take = take
     }
 
@@ -29,7 +31,8 @@ final class BlobStream: Sendable {
                 guard self.take(bytes) else { return false }
                 self.count.add(UInt64(bytes.byteCount), ordering: .acquiringAndReleasing)
                 return true
-            }
+            },
+            gate: gate
         )
     }
 }

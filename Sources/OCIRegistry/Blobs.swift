@@ -9,7 +9,8 @@ extension RegistryClient {
         guard address.size <= UInt64(max(0, limit)) else {
             throw RegistryError(.protocolViolation, "cannot \(what): \(address.size) bytes are more than \(limit)")
         }
-        return try await wire.retrying(what, deadline: nil, servers: exchange.serverCount(address.repository.host)) { (budget) async throws(AttemptFailure) in
+        let servers = exchange.serverCount(address.repository.host)
+        return try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             var content: [UInt8] = []
             if address.size > 0 {
                 let body = try await part(
@@ -46,7 +47,8 @@ extension RegistryClient {
         guard range.count > 0, range.end <= address.size, range.count <= UInt64(Int.max / 2) else {
             throw RegistryError(.protocolViolation, "cannot \(what): the blob has \(address.size) bytes")
         }
-        return try await wire.retrying(what, deadline: nil, servers: exchange.serverCount(address.repository.host)) { (budget) async throws(AttemptFailure) in
+        let servers = exchange.serverCount(address.repository.host)
+        return try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             try await part(address, range, priority, avoidCachedURL: avoidCachedURL && budget.failures == 0, budget)
         }
     }
@@ -56,6 +58,7 @@ extension RegistryClient {
     ///
     /// - Parameters:
     ///   - avoidCachedURL: asks the registry anew where to read, for a second try after bytes that were wrong.
+    ///   - gate: holds bytes back while it is closed.
     ///   - take: gets the bytes in order, each once, on the transport's thread; must not wait. False ends the call with an
     ///     error.
     public func stream(
@@ -63,14 +66,16 @@ extension RegistryClient {
         _ range: ByteRange,
         priority: TransferPriority,
         avoidCachedURL: Bool = false,
+        gate: FlowGate? = nil,
         into take: @escaping @Sendable (_ bytes: borrowing RawSpan) -> Bool
     ) async throws(RegistryError) {
         let what = "read \(range.count) bytes at \(range.offset) of \(address.digest) in \(address.repository)"
         guard range.count > 0, range.end <= address.size, range.count <= UInt64(Int.max / 2) else {
             throw RegistryError(.protocolViolation, "cannot \(what): the blob has \(address.size) bytes")
         }
-        let stream = BlobStream(range, take)
-        try await wire.retrying(what, deadline: nil, servers: exchange.serverCount(address.repository.host)) { (budget) async throws(AttemptFailure) in
+        let stream = BlobStream(range, gate: gate, take)
+        let servers = exchange.serverCount(address.repository.host)
+        try await wire.retrying(what, deadline: nil, servers: servers) { (budget) async throws(AttemptFailure) in
             let before = stream.taken
             guard before < range.count else { return }
             let rest = ByteRange(offset: range.offset + before, count: range.count - before)
@@ -106,11 +111,11 @@ extension RegistryClient {
         )
         if avoidCachedURL {
             // What came was wrong: another server may do better.
-            if let server = servers.server(read.key) { exchange.distrust(server, address.digest) }
+            if let server = servedBy.server(read.key) { exchange.distrust(server, address.digest) }
             return try await ask(read, nil, budget)
         }
         // A URL can turn out to be spent, and so can the next one, but not for ever.
-        for _ in 0..<3 {
+        for _ in 0..<5 {
             switch locations.place(read.key, now: monotonicNanoseconds()) {
             case .unknown:
                 return try await ask(read, nil, budget)
@@ -163,7 +168,7 @@ extension RegistryClient {
             }
             let now = monotonicNanoseconds()
             if let flight { locations.finish(read.key, flight, .success(nil), now: now) }
-            servers.note(read.key, answer.endpoint.name)
+            servedBy.note(read.key, answer.endpoint.name)
             if answer.isElsewhere {
                 let status = answer.response.status
                 if isSpent(status) {

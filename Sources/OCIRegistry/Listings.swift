@@ -40,7 +40,7 @@ extension RegistryClient {
                 list.children += page.child ?? []
             }
             return complete ? list : nil
-        } catch where error.kind == .denied || error.kind == .notFound {
+        } catch  where error.kind == .denied || error.kind == .notFound {
             // The token server refused the scope.
             return nil
         }
@@ -62,7 +62,7 @@ extension RegistryClient {
                 names += page.repositories ?? []
             }
             return complete ? names : nil
-        } catch where error.kind == .denied || error.kind == .notFound {
+        } catch  where error.kind == .denied || error.kind == .notFound {
             // The token server refused the scope.
             return nil
         }

@@ -36,9 +36,8 @@ extension RegistryClient {
         let head = manifestAsk(repository, .tag(tag), method: .head)
         let get = manifestAsk(repository, .tag(tag), method: .get)
         let what = "resolve the tag \(tag) of \(repository)"
-        do throws(RegistryError) {
-            return try await wire.retrying(what, deadline: deadline) {
-                (budget) async throws(AttemptFailure) -> Digest? in
+        return try await unlessDenied { () async throws(RegistryError) -> Digest? in
+            try await wire.retrying(what, deadline: deadline) { (budget) async throws(AttemptFailure) -> Digest? in
                 let short = try await exchange.perform(head, budget)
                 if isAbsent(short.response.status) { return nil }
                 if short.response.status == 200,
@@ -52,8 +51,18 @@ extension RegistryClient {
                 guard full.response.status == 200 else { throw .final(StatusRule.error(full.response)) }
                 return try await fetched(full, .tag(tag)).digest
             }
-        } catch where error.kind == .denied {
-            // Token servers refuse what does not exist as they refuse what is not for us.
+        }
+    }
+
+    /// What `body` gives; nil where a token server refused it: they refuse what does not exist as they refuse what is not
+    /// for us.
+    private func unlessDenied<Value: Sendable>(
+        _ body: () async throws(RegistryError) -> Value?
+    ) async throws(RegistryError) -> Value? {
+        do throws(RegistryError) {
+            return try await body()
+        } catch {
+            guard error.kind == .denied else { throw error }
             wire.log.info("\(error)")
             return nil
         }
@@ -68,18 +77,14 @@ extension RegistryClient {
     ) async throws(RegistryError) -> FetchedManifest? {
         let ask = manifestAsk(repository, .tag(tag), method: .get)
         let what = "read the manifest \(tag) of \(repository)"
-        do throws(RegistryError) {
-            return try await wire.retrying(what, deadline: deadline) {
+        return try await unlessDenied { () async throws(RegistryError) -> FetchedManifest? in
+            try await wire.retrying(what, deadline: deadline) {
                 (budget) async throws(AttemptFailure) -> FetchedManifest? in
                 let answer = try await exchange.perform(ask, budget)
                 if isAbsent(answer.response.status) { return nil }
                 guard answer.response.status == 200 else { throw .final(StatusRule.error(answer.response)) }
                 return try await fetched(answer, .tag(tag))
             }
-        } catch where error.kind == .denied {
-            // As `resolve` has it.
-            wire.log.info("\(error)")
-            return nil
         }
     }
 

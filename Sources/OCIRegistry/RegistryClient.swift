@@ -10,7 +10,7 @@ public final class RegistryClient: Sendable {
     let exchange: Exchange
     let locations = BlobLocations()
     let links = LinkTable()
-    let servers = ServerTable()
+    let servedBy = ServerTable()
     var wire: Wire { exchange.wire }
 
     /// Makes a client that sends through `transport`.

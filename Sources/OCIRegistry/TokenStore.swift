@@ -249,7 +249,9 @@ final class TokenStore: Sendable {
         if let refusal = StatusRule.refusal(response) { throw refusal }
         guard response.status == 200 else {
             if let credential {
-                credentials?.complain("\(realm.origin) refuses the credential from \(credential.source) for \(key.scope)")
+                credentials?.complain(
+                    "\(realm.origin) refuses the credential from \(credential.source) for \(key.scope)"
+                )
             }
             throw server.denial(response, credential)
         }
@@ -324,7 +326,7 @@ private struct TokenServer: Sendable {
     /// Why there is no token. A server's own words could repeat what it was sent, so that they count only where that
     /// was nothing.
     func denial(_ response: borrowing HTTPResponse, _ credential: Credential?) -> AttemptFailure {
-        let detail = credential == nil ? ErrorBody.detail(response) : " to the credential from \(credential!.source)"
+        let detail = credential.map { " to the credential from \($0.source)" } ?? ErrorBody.detail(response)
         return .final(
             RegistryError(
                 .denied,

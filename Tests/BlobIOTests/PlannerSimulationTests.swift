@@ -194,7 +194,7 @@ private struct Simulation {
         let list = smallFiles(8000, &generator)
         var simulation = Simulation(list, link)
         for position in list.ranges.indices.shuffled(using: &generator) { simulation.read(position) }
-        // Twice the download is spent before it shows; then the rest comes.
+        // Four times the download of what is left is spent before it shows; then the rest comes.
         #expect(simulation.now <= 4 * simulation.download, "seed \(seed)")
         #expect(simulation.fetchedTwice == 0, "seed \(seed)")
     }

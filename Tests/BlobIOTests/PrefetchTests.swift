@@ -19,7 +19,7 @@ import Testing
                 #expect((1 << 20...12 << 20).contains(window))
                 for planned: UInt64 in [0, 1 << 20, 1 << 40] {
                     let step = PrefetchPlan.step(window: window, planned: planned)
-                    #expect(step <= window / 4 || step == 256 << 10)
+                    #expect(step <= window / 2 || step == 256 << 10)
                 }
             }
         }

@@ -20,12 +20,14 @@ final class Bench: Sendable {
         indexDirectory: String? = nil,
         failureMemory: UInt64 = 0,
         registry: RegistryClient? = nil,
-        limits: FetchLimits = .nothingAhead
+        limits: FetchLimits = .nothingAhead,
+        proofDelay: UInt64 = 3_600_000_000_000
     ) throws {
         directory = try TemporaryDirectory("blobio")
         var options = BlobIOOptions(indexDirectory: indexDirectory ?? directory.file("layers"))
         options.verify = verify
         options.memoryCacheBytes = cacheBytes
+        options.proofDelay = proofDelay
         blobIO = BlobIO(
             registry: registry,
             options: options,

@@ -56,6 +56,24 @@ import Testing
         recording.end()
     }
 
+    @Test func aFileWhoseReadsAreHiddenIsTakenWholeOnlyWhereNothingOfItIsKnown() async throws {
+        let bench = try Bench()
+        let opened = try await bench.open(layer, ScriptedSource(layer.blob))
+        let recording = bench.blobIO.recorder.begin {}
+        recording.add([opened])
+        _ = try await bench.read(opened, "f2", 0, 100)
+        for name in ["f2", "f6"] { opened.noteHiddenReads(try opened.record(name)) }
+        let run = recording.run()
+        recording.end()
+        #expect(run.chunks.count == 1 && run.hidden.count == 1)
+        let profile = Profile(manifest: layer.digest, job: "").merged(with: run, isOver: true)
+        #expect(profile.items.count == 1 + 4)
+        var known = Profile(manifest: layer.digest, job: "")
+        known.layers = run.layers
+        known.items = [Profile.Item(run.hidden[0][3])]
+        #expect(known.merged(with: run, isOver: true).items.count == 1 + 1)
+    }
+
     @Test func aReadCountsForEveryRecordingThatHasTheLayer() async throws {
         let bench = try Bench()
         let opened = try await bench.open(layer, ScriptedSource(layer.blob))

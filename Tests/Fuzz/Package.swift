@@ -29,6 +29,7 @@ let package = Package(
     targets: [
         .target(name: "Entry", path: "Entry"),
         target("FooterFuzz"),
+        target("FrameFuzz"),
         target("TOCFuzz"),
         target("MemberFuzz"),
         target("TarFuzz"),

@@ -58,7 +58,7 @@ import Testing
         let taken = Mutex("")
         var request = request(server, "/late")
         request.sink = BodySink(begins: { status, _ in status == 206 }) { bytes in
-            taken.withLock { $0 += String(decoding: unsafe bytes.withUnsafeBytes { Array($0) }, as: UTF8.self) }
+            taken.withLock { $0 += unsafe bytes.withUnsafeBytes { unsafe String(decoding: $0, as: UTF8.self) } }
             return true
         }
         #expect(try await transport.send(request).delivered == 5)
@@ -106,7 +106,7 @@ import Testing
         for priority in [TransferPriority.demand, .profile] {
             var request = request(server, "/late", priority)
             request.stallTimeout = 0.5
-            await #expect(throws: TransportError.self) { try await transport.send(request) }
+            await #expect(throws: TransportError.self) { _ = try await transport.send(request) }
         }
         #expect(asked(server) == 2)
         #expect(transport.statistics.hedges == 0)
@@ -133,7 +133,7 @@ import Testing
         try await warmUp(transport, server, 20)
         var request = request(server, "/late")
         request.stallTimeout = 0.5
-        await #expect(throws: TransportError.self) { try await transport.send(request) }
+        await #expect(throws: TransportError.self) { _ = try await transport.send(request) }
         #expect(asked(server) == 1)
     }
 

@@ -110,6 +110,20 @@ struct GoLibraryTests {
         }
     }
 
+    @Test(arguments: [4096, 4 * 1024 * 1024], [false, true])
+    func theGoLibraryVerifiesAndReadsZstdChunked(chunkSize: Int, prioritized: Bool) throws {
+        let directory = try TemporaryDirectory("go")
+        let program = try GoLibrary.build(directory.path)
+        for layer in try makeLayers(directory.path) {
+            var options = ConvertOptions()
+            (options.format, options.chunkSize) = (.zstdChunked, chunkSize)
+            if prioritized { options.prioritized = ["usr/bin/tool-alias", "usr/lib/big.bin", "top", "srv/hl2"] }
+            let result = try LayerConverter.convert(input: layer, options: options)
+            let rows = try runChecked(program, [result.path, "\(result.tocDigest)"]).text.split(separator: "\n")
+            try check(rows.map(String.init), layer)
+        }
+    }
+
     @Test func aWrongDigestIsNoticed() throws {
         let directory = try TemporaryDirectory("go")
         let program = try GoLibrary.build(directory.path)

@@ -9,7 +9,8 @@ struct ConvertedImageTests {
 
     static let conversions: [[String]] = [
         [], ["--format", "stargz"], ["--chunk-size", "65536"], ["--level", "1"],
-        ["--level", "12", "--chunk-size", "4096"],
+        ["--level", "12", "--chunk-size", "4096"], ["--format", "zstd-chunked"],
+        ["--format", "zstd-chunked", "--level", "19", "--chunk-size", "16384"],
     ]
 
     @Test(arguments: conversions)

@@ -16,7 +16,7 @@ struct FaultTests {
         arguments: [String] = []
     ) throws -> (registry: RegistryServer, proxy: FaultProxy, mount: CrfsMount) {
         let registry = try RegistryServer()
-        for format in formats { try registry.pushCorpus(format) }
+        for format in formats { try registry.pushWithTOC(format) }
         let proxy = try FaultProxy(upstream: registry.host)
         return (registry, proxy, try CrfsMount(arguments: arguments))
     }
@@ -215,6 +215,32 @@ struct FaultTests {
         }
         stage.registry.resume()
         #expect(try reader.finish() == expectedBig())
+    }
+
+    /// Wrong bytes of a manifest, a configuration or a TOC, for as long as they last, are a failed look-up or read with a
+    /// line in the log; the right ones are taken when they come again.
+    @Test(arguments: ["estargz", "estargz-exttoc", "zstdchunked-ctr", "zstdchunked-skopeo"])
+    func wrongBytesOfWhatDigestsCoverFailAndHeal(format: String) throws {
+        let registry = try RegistryServer()
+        try registry.pushWithTOC(format)
+        let proxy = try FaultProxy(upstream: registry.host)
+        let layout = try ImageLayout(Corpus.layout(format), tag: format)
+        let place = "\(proxy.host)/corpus/sha256-\(layout.manifestHex)"
+        for (match, path) in [
+            ("/manifests/", "images/\(place)/etc/hosts"),
+            ("/blobs/sha256:\(layout.configHex)", "layers/\(place)/config"),
+            ("/blobs/", "images/\(place)/etc/hosts"),
+        ] {
+            try proxy.use(.init("pass"))
+            let mount = try CrfsMount(arguments: ["--deadline", "3"])
+            try proxy.use(.init("corrupt", match: match))
+            let failed = try run("cat", [mount.path(path)], seconds: 60)
+            #expect(!failed.isSuccess, "\(match)")
+            #expect(!mount.logLines(containing: "sha256:").isEmpty, "\(match)")
+            try proxy.use(.init("pass"))
+            // What was found wrong is remembered for some seconds.
+            #expect(waitUntil { (try? run("cat", [mount.path(path)], seconds: 60))?.isSuccess == true }, "\(match)")
+        }
     }
 
     // MARK: Bad layers

@@ -103,4 +103,34 @@ struct ForeignToolTests {
         }
         #expect(try list(image) == list(directory.file("expected")))
     }
+
+    /// The other way round: Buildah unpacks what `crfs convert` writes to the same tree.
+    @Test(.needs(.program("buildah")))
+    func buildahUnpacksZstdChunkedOfTheOwnWriter() throws {
+        try Requirement.program("buildah").orFail()
+        let directory = try TemporaryDirectory("buildah")
+        try runChecked("python3", ["\(Corpus.directory)/mkbasic.py", directory.path])
+        var layers: [String] = []
+        for number in 1...3 {
+            layers.append(directory.file("L\(number).tar.zst"))
+            let options = ["convert", "--format", "zstd-chunked", "--quiet"]
+            try runChecked(CrfsProgram.path, options + [directory.file("L\(number).tar"), layers[number - 1]])
+        }
+        let layout = directory.file("layout")
+        try ImageLayout.make(layout, tag: "made", layers: layers)
+        let buildah = [
+            "--root", directory.file("root"), "--runroot", directory.file("run"), "--storage-driver", "vfs",
+        ]
+        // A relative path: it becomes the image's name, which has no capital letters.
+        let script = "cd \"$1\"; shift; exec buildah \"$@\" from --quiet oci:layout:made"
+        let container = try runChecked("sh", ["-ec", script, "sh", directory.path] + buildah).text
+        let name = String(container.split(separator: "\n").last ?? "")
+        let tree = try runChecked("buildah", buildah + ["mount", name]).text
+        let root = String(tree.split(separator: "\n").last ?? "")
+        defer { _ = try? run("buildah", buildah + ["umount", name]) }
+        let result = try Corpus.verify(root, is: "merged", flags: [])
+        // containers/storage keeps no trusted.* xattrs.
+        let differences = result.text.split(separator: "\n").filter { $0.hasPrefix("DIFF") }
+        #expect(differences.allSatisfy { $0.contains("trusted.test") }, "\(result)")
+    }
 }

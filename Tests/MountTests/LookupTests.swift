@@ -226,15 +226,19 @@ struct LookupTests {
 
     // MARK: What is not mounted
 
-    @Test func aPlainGzipImageIsAnErrorThatTheLogExplainsAndOthersGoOn() throws {
-        let stage = try Stage(["gzip", "estargz"])
-        let layout = try ImageLayout(Corpus.layout("gzip"))
-        #expect(errorNumber { () throws(SystemError) in _ = try names(in: stage.image("corpus/gzip/")) } != nil)
+    @Test func anImageWhoseLayerIsNoTarIsAnErrorThatTheLogExplainsAndOthersGoOn() throws {
+        let stage = try Stage(["estargz"])
+        let directory = try TemporaryDirectory("no-tar")
+        try writeFile(directory.file("text"), String(repeating: "no tar\n", count: 1000))
+        try ImageLayout.make(directory.file("layout"), tag: "no-tar", layers: [directory.file("text")])
+        let layout = try ImageLayout(directory.file("layout"))
+        try stage.registry.push(layout: directory.file("layout"), tag: "no-tar", to: "corpus:no-tar")
+        #expect(errorNumber { () throws(SystemError) in _ = try names(in: stage.image("corpus/no-tar/")) } != nil)
         let explained = layout.layerHexes.contains { !stage.mount.logLines(containing: $0).isEmpty }
         #expect(explained, "no log line names a layer:\n\((try? text(of: stage.mount.log)) ?? "")")
         // Configuration and manifest are there all the same.
         #expect(
-            try contents(of: stage.layers("corpus/gzip/manifest")) == contents(of: layout.blob(layout.manifestHex))
+            try contents(of: stage.layers("corpus/no-tar/manifest")) == contents(of: layout.blob(layout.manifestHex))
         )
         #expect(try text(of: stage.image("corpus/estargz/etc/hosts")) == "127.0.0.1 localhost\n")
     }

@@ -92,6 +92,8 @@ struct ProfileTests {
         let shown = try profile(cache.path, "show", "--job", "ci/build:1", reference(registry))
         #expect(shown.isSuccess && shown.text.contains("job ci/build:1"), "\(shown)")
         #expect(try profile(cache.path, "show", reference(registry)).status == .exited(1))
+        let paths = try profile(cache.path, "show", "--files", "--job", "ci/build:1", reference(registry))
+        #expect(Set(paths.text.split(separator: "\n").map(String.init)) == Set(files), "\(paths)")
         #expect(try profile(cache.path, "remove", "--job", "ci/build:1", reference(registry)).isSuccess)
         #expect(try profile(cache.path, "remove", "--job", "ci/build:1", reference(registry)).status == .exited(1))
         #expect(try profile(cache.path, "list").text == "")

@@ -21,6 +21,16 @@ let tocFlags = ["--toc", "--sec"]
 /// The same for a format of the corpus: the containers tools write nanoseconds.
 func tocFlags(_ format: String) -> [String] { format == "zstdchunked-skopeo" ? ["--toc"] : tocFlags }
 
+extension RegistryServer {
+    /// Pushes a corpus image, and its TOC image where it has one.
+    func pushWithTOC(_ format: String) throws {
+        try pushCorpus(format)
+        guard format == "estargz-exttoc" else { return }
+        let tag = "\(format)-esgztoc"
+        try push(layout: Corpus.layout(format), tag: tag, to: "corpus:\(tag)")
+    }
+}
+
 /// A registry with images, and a mount that may look at it.
 struct Stage {
     let registry: RegistryServer
@@ -34,13 +44,7 @@ struct Stage {
         arguments: [String] = []
     ) throws {
         registry = try RegistryServer(transport)
-        for format in formats {
-            try registry.pushCorpus(format)
-            if format == "estargz-exttoc" {
-                let tag = "estargz-exttoc-esgztoc"
-                try registry.push(layout: Corpus.layout(format), tag: tag, to: "corpus:\(tag)")
-            }
-        }
+        for format in formats { try registry.pushWithTOC(format) }
         let trust = transport == .tls ? ["--ca-file", registry.certificateAuthority] : []
         mount = try CrfsMount(local: local, arguments: trust + arguments)
     }

@@ -4,8 +4,9 @@
 usage: mklayout.py LAYOUT TAG [--platform OS/ARCH] [--media-type TYPE] LAYER…
        mklayout.py LAYOUT TAG --index OTHER_TAG…
 
-LAYER is a file, bottom layer first: .tar, or a .tar.gz, eStargz or stargz. An eStargz layer (51-byte footer) gets the annotation
-with the digest of its TOC, which is computed here from the blob; a stargz layer (47 bytes) gets none, as its inventors did it. A layer that
+LAYER is a file, bottom layer first: .tar, or a .tar.gz, eStargz or stargz, or .tar.zst. An eStargz layer (51-byte footer) gets the annotation
+with the digest of its TOC, which is computed here from the blob; a stargz layer (47 bytes) gets none, as its inventors did it. A zstd:chunked
+layer gets the annotations of the containers tools, under both prefixes, computed from its footer. A layer that
 is no gzip file at all is taken as it is (its DiffID is then its own digest). With --index, TAG becomes an image index of images
 that are already in the layout. The same layout can be extended by further calls. Prints the digest of the manifest.
 """
@@ -16,10 +17,13 @@ import io
 import json
 import os
 import re
+import struct
+import subprocess
 import tarfile
 import zlib
 
 GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+ZSTD_LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -94,9 +98,35 @@ def read_toc_digest(path):
             return "sha256:" + hashlib.sha256(archive.extractfile(entry).read()).hexdigest()
 
 
+def is_zstd(path):
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x28\xb5\x2f\xfd"
+
+
+def chunked_annotations(path):
+    """The annotations of a zstd:chunked layer; none for anything else."""
+    with open(path, "rb") as file:
+        data = file.read()
+    for payload in (40, 64):
+        footer = data[-payload - 8 :]
+        if footer[:8] != struct.pack("<II", 0x184D2A50, payload) or footer[-8:] not in (b"GNUlInUx", b"GnUlInUx"):
+            continue
+        offset, compressed, size, kind = struct.unpack("<4Q", footer[8:40])
+        values = {
+            "position": f"{offset}:{compressed}:{size}:{kind}",
+            "checksum": "sha256:" + hashlib.sha256(data[offset : offset + compressed]).hexdigest(),
+        }
+        prefixes = ("io.containers", "io.github.containers")
+        return {f"{p}.zstd-chunked.manifest-{name}": value for p in prefixes for name, value in values.items()}
+    return {}
+
+
 def uncompressed(path):
     """(digest, size) of what the layer inflates to, which is itself where it is no gzip file."""
     digest, size = hashlib.sha256(), 0
+    if is_zstd(path):
+        data = subprocess.run(["zstd", "-dcq", path], stdout=subprocess.PIPE).stdout
+        return "sha256:" + hashlib.sha256(data).hexdigest(), len(data)
     with open(path, "rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     with (gzip.open(path) if is_gzip else open(path, "rb")) as file:
@@ -137,8 +167,12 @@ def main():
             if toc := toc_digest(path):
                 annotations["containerd.io/snapshot/stargz/toc.digest"] = toc
                 annotations["io.containers.estargz.uncompressed-size"] = str(size)
-            is_tar = path.endswith(".tar")
-            media_type = options.media_type or (GZIP_LAYER.removesuffix("+gzip") if is_tar else GZIP_LAYER)
+            media_type = options.media_type or GZIP_LAYER
+            if options.media_type is None and path.endswith(".tar"):
+                media_type = GZIP_LAYER.removesuffix("+gzip")
+            if options.media_type is None and is_zstd(path):
+                media_type = ZSTD_LAYER
+                annotations = chunked_annotations(path)
             more = {"annotations": annotations} if annotations else {}
             layers.append(layout.add_file(path, media_type, **more))
             diff_ids.append(diff_id)

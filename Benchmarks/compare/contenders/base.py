@@ -83,6 +83,10 @@ class Contender:
         """The Cost of the present mount."""
         return Cost()
 
+    def peak_memory(self):
+        """The highest memory of the present mount's processes so far, in bytes; None where there are none."""
+        return None
+
     def pid(self):
         """The process that serves the present mount; None where there is none."""
         return None
@@ -167,7 +171,10 @@ class Daemon(Contender):
     def cost(self):
         if not self.process:
             return Cost()
-        return Cost(tools.cpu_seconds(self.process.pid), self.sampler.highest, self.disk_bytes())
+        return Cost(tools.cpu_seconds(self.process.pid), self.peak_memory(), self.disk_bytes())
+
+    def peak_memory(self):
+        return self.sampler and self.sampler.highest
 
     def pid(self):
         return self.process and self.process.pid

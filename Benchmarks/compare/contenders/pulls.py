@@ -26,6 +26,9 @@ class Pull(base.Contender):
     def cost(self):
         return self.used
 
+    def peak_memory(self):
+        return self.used.peak_memory
+
     def pull(self, command, origin, limit, disk, daemon=None):
         """Runs the pull to its end and notes what it cost, a daemon's share included."""
         before_cpu = _children_cpu() + (tools.cpu_seconds(daemon) if daemon else 0)

@@ -31,4 +31,21 @@ enum crfs_stream_status {
 enum crfs_stream_status crfs_gunzip_step(crfs_gunzip *gunzip, const uint8_t *in, size_t in_size, uint8_t *out,
                                          size_t out_size, size_t *consumed, size_t *produced);
 
+// The same, but it also ends at the end of each deflate block. Where inflation can be taken up again behind what was
+// consumed (after a member's header, between two blocks), `*bits` says how many bits of the last byte consumed belong
+// to what follows (0 to 7); else it is -1.
+enum crfs_stream_status crfs_gunzip_step_block(crfs_gunzip *gunzip, const uint8_t *in, size_t in_size, uint8_t *out,
+                                               size_t out_size, size_t *consumed, size_t *produced, int *bits);
+
+// The most that a match of deflate reaches back (RFC 1951), in bytes.
+#define CRFS_GUNZIP_WINDOW 32768
+
+// Copies the last bytes that came out of the present member, as far as later matches can reach, and returns how many.
+size_t crfs_gunzip_window(crfs_gunzip *gunzip, uint8_t window[CRFS_GUNZIP_WINDOW]);
+
+// Makes the context go on where another one found `bits` >= 0: `byte` is the last byte that it had consumed, `window`
+// what crfs_gunzip_window gave there. The input goes on behind that byte. Of the member in which that is, the trailer's
+// CRC-32 and size are not checked; members that follow are checked. 0 when zlib refuses.
+int crfs_gunzip_resume(crfs_gunzip *gunzip, int bits, uint8_t byte, const uint8_t *window, size_t window_size);
+
 #endif

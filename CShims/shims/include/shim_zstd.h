@@ -1,4 +1,4 @@
-// Decompression of zstd frames with libzstd: of streams, and of frames that are in memory whole.
+// zstd frames with libzstd: streams are decompressed, frames that are in memory whole are decompressed and made.
 #ifndef CRFS_SHIM_ZSTD_H
 #define CRFS_SHIM_ZSTD_H
 
@@ -27,5 +27,17 @@ enum crfs_stream_status crfs_unzstd_step(crfs_unzstd *unzstd, const uint8_t *in,
 // here. Not for a context in the middle of a stream.
 enum crfs_inflate_status crfs_unzstd_frames(crfs_unzstd *unzstd, const uint8_t *in, size_t in_size, size_t wanted,
                                             uint8_t *out, size_t out_size, size_t *produced, size_t *consumed);
+
+// A compressor of whole frames with a content checksum. Levels 1 to 19. NULL when memory is out. One thread at a time.
+typedef struct ZSTD_CCtx_s crfs_zstd;
+crfs_zstd *crfs_zstd_new(int level);
+void crfs_zstd_free(crfs_zstd *zstd);
+
+// The most bytes that a frame of `size` bytes takes.
+size_t crfs_zstd_bound(size_t size);
+
+// Compresses into one frame that says its size. Returns its bytes, or 0 when memory is out or `out_size` is below
+// crfs_zstd_bound(in_size). What comes out depends on the bytes, the level and libzstd's version alone.
+size_t crfs_zstd_frame(crfs_zstd *zstd, const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size);
 
 #endif

@@ -148,7 +148,7 @@ extension BlobIO {
         guard Int(place.position) < index.chunkCount else { return nil }
         let chunk = index.chunk(index.chunkInBlobOrder(Int(place.position)))
         guard !chunk.isZeros, chunk.member.count > 0 else { return nil }
-        let range = BlobIO.fetchRange(chunk)
+        let range = chunk.member
         let position = index.blobPosition(atOrAfter: range.offset)
         return PrefetchJob.Candidate(
             layer: Int(place.layer),
@@ -169,7 +169,11 @@ extension BlobIO {
     }
 
     private func isAbsent(_ layer: Layer, _ position: Int, _ member: ByteRange) -> Bool {
-        IndexMembers(index: layer.index).containsChunk(of: member, from: position) { !store.contains(layer.key($0)) }
+        // What cannot be fetched by itself is not worth streaming all that stands before it.
+        layer.isDirect(member)
+            && IndexMembers(index: layer.index).containsChunk(of: member, from: position) {
+                !store.contains(layer.key($0))
+            }
     }
 
     /// Joins members into requests. Which request comes first follows from the first of its members that is used.
@@ -220,7 +224,8 @@ extension BlobIO {
         for item in items {
             map.forEachChunk(of: item.range, from: item.position) { layer.usage.markAhead($0, kind) }
         }
-        let range = ByteRange(offset: first.range.offset, count: last.range.end - first.range.offset)
+        let end = claimed.reduce(last.range.end) { max($0, $1.range.end) }
+        let range = ByteRange(offset: first.range.offset, count: end - first.range.offset)
         Task {
             await self.fly(layer, claimed, range, kind.priority, isSecond: false)
             self.prefetcher.endRequest()

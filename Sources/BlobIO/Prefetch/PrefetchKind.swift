@@ -56,7 +56,7 @@ enum PrefetchPlan {
     /// How much is planned as one: the more, the wider its requests. Small at first, so that what is used first comes
     /// first.
     static func step(window: UInt64, planned: UInt64) -> UInt64 {
-        min(max(256 << 10, planned / 2), max(256 << 10, window / 4))
+        min(max(256 << 10, planned), max(256 << 10, window / 2))
     }
 
     /// Requests at once. All of these get a place with a server of HTTP/1.1, so none waits in front of one that is more

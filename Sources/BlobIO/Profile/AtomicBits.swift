@@ -49,6 +49,17 @@ final class AtomicBits: @unchecked Sendable {
         }
     }
 
+    /// Calls `body` with the number of every bit that is set.
+    func forEach(_ body: (UInt32) -> Void) {
+        for word in 0..<wordCount {
+            var bits = unsafe words[word].load(ordering: .relaxed)
+            while bits != 0 {
+                body(UInt32(word * 64 + bits.trailingZeroBitCount))
+                bits &= bits - 1
+            }
+        }
+    }
+
     var isEmpty: Bool {
         for word in 0..<wordCount where unsafe words[word].load(ordering: .relaxed) != 0 { return false }
         return true

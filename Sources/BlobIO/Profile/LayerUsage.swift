@@ -8,12 +8,15 @@ final class LayerUsage: Sendable {
     let read: AtomicBits
     /// By inode record.
     let opened: AtomicBits
+    /// The same of files whose reads the kernel does not show.
+    let hidden: AtomicBits
     /// By kind of prefetch, then by chunk number.
     private let ahead: [AtomicBits]
 
     init(_ index: LayerIndex) {
         read = AtomicBits(count: index.chunkCount)
         opened = AtomicBits(count: index.recordCount)
+        hidden = AtomicBits(count: index.recordCount)
         ahead = PrefetchKind.allCases.map { _ in AtomicBits(count: index.chunkCount) }
     }
 
@@ -32,6 +35,13 @@ extension Layer {
     /// - Parameter record: of the file's inode, below `index.recordCount`.
     public func noteOpen(_ record: UInt32) {
         if !usage.opened.contains(record) { _ = usage.opened.insert(record) }
+    }
+
+    /// The same for a file that is read from a materialised one: its reads do not come by. A profile that has nothing of
+    /// it takes all of it.
+    public func noteHiddenReads(_ record: UInt32) {
+        noteOpen(record)
+        if !usage.hidden.contains(record) { _ = usage.hidden.insert(record) }
     }
 }
 

@@ -132,6 +132,9 @@ public struct Profile: Sendable, Equatable {
             if age < ProfileLimit.age { result.items.append(Item(item.place, age: age)) }
             for place in behind[item.place] ?? [] { result.items.append(Item(place)) }
         }
+        for file in run.hidden where !file.contains(where: { known.contains($0) || read.contains($0) }) {
+            result.items += file.map { Item($0) }
+        }
         if result.items.count > ProfileLimit.chunks {
             result.items.removeLast(result.items.count - ProfileLimit.chunks)
         }
@@ -149,16 +152,20 @@ public struct ProfileRun: Sendable {
     public var isOpened: @Sendable (ProfilePlace) -> Bool
     /// Whether any file was opened.
     public var hasOpened: Bool
+    /// The chunks of files that were opened and whose reads could not be seen. No chunk is in two files.
+    public var hidden: [[ProfilePlace]]
 
     init(
         layers: [ProfileLayer],
         chunks: [ProfilePlace],
         isOpened: @escaping @Sendable (ProfilePlace) -> Bool,
-        hasOpened: Bool
+        hasOpened: Bool,
+        hidden: [[ProfilePlace]] = []
     ) {
         self.layers = layers
         self.chunks = chunks
         self.isOpened = isOpened
         self.hasOpened = hasOpened
+        self.hidden = hidden
     }
 }

@@ -63,6 +63,7 @@ public final class Recorder: Sendable {
             guard recording.take(layer) else { return calls }
             layer.usage.read.removeAll()
             layer.usage.opened.removeAll()
+            layer.usage.hidden.removeAll()
             log.withLock { $0.isWakeUpDue = true }
             return calls
         }
@@ -110,6 +111,29 @@ public final class Recording: Sendable {
         let layer: Layer
         let seen: AtomicBits
         let opened: AtomicBits
+        let hidden: AtomicBits
+
+        init(_ layer: Layer) {
+            self.layer = layer
+            seen = AtomicBits(count: layer.index.chunkCount)
+            opened = AtomicBits(count: layer.index.recordCount)
+            hidden = AtomicBits(count: layer.index.recordCount)
+        }
+
+        /// What was opened must not be lost when another recording resets the layer.
+        func noteOpened() {
+            opened.formUnion(layer.usage.opened)
+            hidden.formUnion(layer.usage.hidden)
+        }
+
+        /// Where a file's chunks stand; empty where any of them was seen to be read.
+        func unseenChunks(_ record: UInt32, _ number: UInt16) -> [ProfilePlace] {
+            let chunks = layer.index.chunks(record)
+            guard !chunks.contains(where: { seen.contains($0) }) else { return [] }
+            return chunks.compactMap { chunk in
+                layer.index.blobPosition(of: chunk).map { ProfilePlace(layer: number, position: $0) }
+            }
+        }
     }
 
     private struct State: Sendable {
@@ -142,8 +166,15 @@ public final class Recording: Sendable {
         recorder.sortEvents()
         let (parts, order) = state.withLock { state in
             state.taken = state.order.count
-            for part in state.parts { part.opened.formUnion(part.layer.usage.opened) }
+            for part in state.parts { part.noteOpened() }
             return (state.parts, state.order)
+        }
+        var hidden: [[ProfilePlace]] = []
+        for (number, part) in parts.enumerated() {
+            part.hidden.forEach { record in
+                let places = part.unseenChunks(record, UInt16(number))
+                if !places.isEmpty { hidden.append(places) }
+            }
         }
         return ProfileRun(
             layers: parts.map { ProfileLayer($0.layer) },
@@ -158,7 +189,8 @@ public final class Recording: Sendable {
                 let record = index.chunk(index.chunkInBlobOrder(Int(place.position))).record
                 return part.opened.contains(index.inode(record))
             },
-            hasOpened: parts.contains { !$0.opened.isEmpty }
+            hasOpened: parts.contains { !$0.opened.isEmpty },
+            hidden: hidden
         )
     }
 
@@ -176,13 +208,7 @@ public final class Recording: Sendable {
             guard state.parts.count < ProfileLimit.layers, !state.parts.contains(where: { $0.layer === layer }) else {
                 return false
             }
-            state.parts.append(
-                Part(
-                    layer: layer,
-                    seen: AtomicBits(count: layer.index.chunkCount),
-                    opened: AtomicBits(count: layer.index.recordCount)
-                )
-            )
+            state.parts.append(Part(layer))
             return true
         }
     }
@@ -190,8 +216,7 @@ public final class Recording: Sendable {
     /// Takes what belongs to it; what is to be called for the first of it.
     func take(_ events: [Recorder.Event]) -> (@Sendable () -> Void)? {
         state.withLock { state in
-            // What was opened must not be lost when another recording resets the layer.
-            for part in state.parts { part.opened.formUnion(part.layer.usage.opened) }
+            for part in state.parts { part.noteOpened() }
             for event in events {
                 guard let part = state.parts.firstIndex(where: { $0.layer === event.layer }) else { continue }
                 guard state.parts[part].seen.insert(event.chunk) else { continue }

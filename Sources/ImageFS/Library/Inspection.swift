@@ -12,7 +12,7 @@ public struct LayerReport: Sendable, Encodable {
     public var mediaType: String?
     /// Bytes of the blob.
     public var size: UInt64
-    /// `estargz`, `estargz-external-toc`, `stargz` or `zstd-chunked`; nil when the layer cannot be read.
+    /// `estargz`, `estargz-external-toc`, `stargz` or `zstd-chunked`; `tar`, `tar+gzip` or `tar+zstd` without an index; nil when the layer cannot be read.
     public var format: String?
     /// SHA-256 of the TOC's JSON.
     public var tocDigest: String?
@@ -104,11 +104,15 @@ extension Library {
             isVerified: false
         )
         do throws(BlobError) {
-            let layer = try await blobs.open(descriptor, from: repository, tags: tags)
+            let layer = try await blobs.open(descriptor, from: repository, tags: tags, streams: false)
             report.fill(from: layer.index)
             report.isVerified = layer.isVerified
         } catch {
-            report.problem = error.reason
+            if error.isPlainLayer {
+                report.format = LayerReport.plainFormat(descriptor.mediaType)
+            } else {
+                report.problem = error.reason
+            }
         }
         return report
     }
@@ -126,10 +130,22 @@ extension Library {
 }
 
 extension LayerReport {
+    /// What a layer without an index is called.
+    fileprivate static func plainFormat(_ mediaType: String) -> String? {
+        switch MediaType.layerCompression(mediaType) {
+        case .gzip: IndexFormat.tarGzip.description
+        case .zstd: IndexFormat.tarZstd.description
+        case .some(.none): IndexFormat.tar.description
+        case nil: nil
+        }
+    }
+
     fileprivate mutating func fill(from index: LayerIndex) {
         format = index.format.description
-        tocDigest = index.tocDigest.description
-        tocSize = index.blobSize - min(index.tocOffset, index.blobSize)
+        if !index.format.isPlain {
+            tocDigest = index.tocDigest.description
+            tocSize = index.blobSize - min(index.tocOffset, index.blobSize)
+        }
         entries = index.recordCount
         chunks = index.chunkCount
         prefetchSize = index.prefetchEnd

@@ -13,6 +13,8 @@ public struct LibraryOptions: Sendable {
     public var tagFreshness: Double = 15
     /// How long a registry may take to say where a tag leads while a former target is known, in seconds.
     public var knownTagDeadline: Double = 3
+    /// Which indexes of plain layers are believed although the image's digest does not cover them.
+    public var indexTrust = IndexTrust()
 
     /// The defaults.
     public init() {}
@@ -45,6 +47,9 @@ public final class Library: Sendable {
     let configurations = Loader<ManifestKey, [UInt8]>()
     let images = Loader<ManifestKey, OpenImage>()
     let layers = Loader<ManifestKey, Layer>()
+    let indexParts = Loader<ManifestKey, IndexParts?>()
+    let bindings = IndexBindings()
+    let checkedLayers = Loader<CheckedLayerKey, Layer>()
     let localLayers = Loader<LocalFileIdentity, Layer>()
     let tagLists = Loader<Repository, TagListing>()
     let catalogs = Loader<RegistryHost, CatalogListing>()
@@ -108,6 +113,7 @@ public final class Library: Sendable {
         if repositories.hasDigest(repository, digest), let bytes = contents.read(digest) {
             if let document = try? ManifestDocument(json: bytes, mediaType: nil) {
                 noteRepository(repository)
+                if case .index(let index) = document { bindings.note(index) }
                 return StoredManifest(digest: digest, bytes: bytes, document: document)
             }
         }
@@ -127,6 +133,7 @@ public final class Library: Sendable {
             notices.warning("manifest \(digest)", "cannot use manifest \(repository)@\(digest): \(error)")
             throw .inputOutput
         }
+        if case .index(let index) = document { bindings.note(index) }
         contents.write(fetched.bytes, digest: digest)
         repositories.addDigest(repository, digest)
         noteRepository(repository)
@@ -153,16 +160,16 @@ public final class Library: Sendable {
         }
     }
 
-    /// A layer of a repository.
-    func layer(_ repository: Repository, _ descriptor: ContentDescriptor) -> Loaded<Layer> {
-        layers.value(ManifestKey(repository: repository, digest: descriptor.digest)) { [self] () throws(FSError) in
-            try await openLayer(repository, descriptor)
-        }
-    }
-
-    func openLayer(_ repository: Repository, _ descriptor: ContentDescriptor) async throws(FSError) -> Layer {
+    func openLayer(
+        _ repository: Repository,
+        _ descriptor: ContentDescriptor,
+        image: Digest
+    ) async throws(FSError) -> Layer {
         do throws(BlobError) {
-            return try await blobs.open(descriptor, from: repository, tags: tags.seen(in: repository, limit: 16))
+            let seen = tags.seen(in: repository, limit: 16)
+            return try await blobs.open(descriptor, from: repository, tags: seen) { [self] in
+                await hint(descriptor.digest, repository, image: image)
+            }
         } catch {
             notices.warning(
                 "layer \(descriptor.digest)",

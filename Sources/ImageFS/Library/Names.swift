@@ -10,6 +10,8 @@ struct SeenNames: Sendable {
     var hosts: Set<RegistryHost> = []
     var repositories: Set<Repository> = []
     var prefixes: Set<Repository> = []
+    /// Repositories whose tags are kept, the last one listed at the end.
+    var listed: [Repository] = []
 }
 
 /// What a repository lists: nil where the registry says there is none, or does not tell.
@@ -47,6 +49,22 @@ extension Library {
         }
     }
 
+    /// Notes what GCR says to be below a repository: its look-ups are answered as its listing was.
+    private func noteChildren(_ names: [String], of repository: Repository) {
+        let children = names.compactMap { Repository(host: repository.host, path: "\(repository.path)/\($0)") }
+        seen.withLock { $0.prefixes.formUnion(children) }
+    }
+
+    /// A list can have megabytes: those of the repositories that were listed last are kept.
+    private func keepFewTagLists(_ repository: Repository) {
+        let dropped: Repository? = seen.withLock { seen in
+            seen.listed.removeAll { $0 == repository }
+            seen.listed.append(repository)
+            return seen.listed.count > 64 ? seen.listed.removeFirst() : nil
+        }
+        if let dropped { tagLists.forget(dropped) }
+    }
+
     /// Notes that a host speaks the registry protocol.
     func noteHost(_ host: RegistryHost) {
         seen.withLock { _ = $0.hosts.insert(host) }
@@ -77,6 +95,8 @@ extension Library {
                 let list = try await registry.tags(repository, deadline: listingDeadline(repository.host))
                 if list != nil { noteRepository(repository) }
                 noteHost(repository.host)
+                noteChildren(list?.children ?? [], of: repository)
+                keepFewTagLists(repository)
                 return TagListing(list: list, at: monotonicNanoseconds())
             } catch {
                 notices.warning("tags \(repository)", "cannot list the tags of \(repository): \(error)")

@@ -29,25 +29,24 @@ extension Library {
     /// An image's merged tree. All layers are opened at once.
     func image(_ repository: Repository, _ stored: StoredManifest, _ manifest: ImageManifest) -> Loaded<OpenImage> {
         images.value(ManifestKey(repository: repository, digest: stored.digest)) { [self] () throws(FSError) in
-            let layers = try await openLayers(repository, manifest.distinctLayers)
+            let layers = try await openLayers(repository, manifest, digest: stored.digest)
             let index = try await mergedIndex(of: layers, for: stored.digest)
             return OpenImage(layers: layers, index: index)
         }
     }
 
-    private func openLayers(
+    /// All layers of an image, each once, bottom first.
+    func openLayers(
         _ repository: Repository,
-        _ descriptors: [ContentDescriptor]
+        _ manifest: ImageManifest,
+        digest: Digest
     ) async throws(FSError) -> [Layer] {
+        let descriptors = manifest.distinctLayers
         let results = await withTaskGroup(of: (Int, Result<Layer, FSError>).self) { group in
             for (position, descriptor) in descriptors.enumerated() {
                 group.addTask { [self] in
                     do throws(FSError) {
-                        let key = ManifestKey(repository: repository, digest: descriptor.digest)
-                        let layer = try await self.layers.awaitValue(key) { [self] () throws(FSError) in
-                            try await openLayer(repository, descriptor)
-                        }
-                        return (position, .success(layer))
+                        return (position, .success(try await checkedLayer(repository, descriptor, of: manifest, digest)))
                     } catch {
                         return (position, .failure(error))
                     }

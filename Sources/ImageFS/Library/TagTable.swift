@@ -37,6 +37,7 @@ final class TagTable: Sendable {
     }
 
     private let entries = Mutex<[Key: Entry]>([:])
+    private static let limit = 65_536
     private let registry: RegistryClient
     private let store: RepositoryStore
     private let notices: Notices
@@ -109,6 +110,8 @@ final class TagTable: Sendable {
         if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)
         entries.withLock { entries in
+            // Names that somebody looked up once do not stay for ever: their targets are in the cache directory.
+            if entries.count >= TagTable.limit { entries = entries.filter { $0.value.loading != nil } }
             var entry = entries[key] ?? Entry()
             if entry.known == nil, let record {
                 entry.known = Known(target: record.target, checkedAt: record.checkedAt)

@@ -271,7 +271,7 @@ extension FileSystem {
         }
         guard let digest = Digest(directoryName: name), let descriptor = layers.first(where: { $0.digest == digest })
         else { return never }
-        switch library.layer(repository, descriptor) {
+        switch library.layer(repository, descriptor, of: manifest, stored.digest) {
         case .loading(let completion): return .parked(completion)
         case .failed(let error): return .failed(error)
         case .ready(let layer):

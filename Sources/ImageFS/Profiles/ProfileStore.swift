@@ -87,7 +87,8 @@ public struct ProfileStore: Sendable {
 
     private func path(_ key: Key) -> String { "\(directory)/\(ProfileStore.fileName(key))" }
 
-    /// `sha256-<hex>`, or `sha256-<hex>~<job>` with all but letters, digits, `.`, `_` and `-` as `%XX`.
+    /// `sha256-<hex>`, or `sha256-<hex>~<job>` with all but letters, digits, `_` and `-` as `%XX`: so a temporary
+    /// file, which has dots in its name, is nobody's.
     static func fileName(_ key: Key) -> String {
         guard !key.job.isEmpty else { return key.manifest.directoryName }
         var name = key.manifest.directoryName + "~"
@@ -114,7 +115,7 @@ public struct ProfileStore: Sendable {
     private static func isPlain(_ byte: UInt8) -> Bool {
         switch byte {
         case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"):
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"), UInt8(ascii: "-"):
             true
         default: false
         }

@@ -26,6 +26,14 @@ public struct TarXattr: Sendable, Equatable {
     }
 }
 
+/// A part of a file's content that is stored as one piece, or not at all.
+public struct TarRun: Sendable, Equatable {
+    /// How many bytes of the file it is; at least 1.
+    public var count: UInt64
+    /// Nothing is stored: all of it is zeros.
+    public var isHole: Bool
+}
+
 /// One entry of a tar archive with all that its headers say, whichever dialect said it.
 ///
 /// Names are bytes: tar knows no character set.

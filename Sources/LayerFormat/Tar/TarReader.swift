@@ -90,6 +90,31 @@ public struct TarReader<Source: ByteSource & ~Copyable>: ~Copyable {
         return count
     }
 
+    /// The run of the current entry's content that the reader stands at: bytes that the archive stores, which begin at
+    /// `offset`, or a hole of a sparse file; nil at the end of the content.
+    public mutating func run() -> TarRun? {
+        let left = content.size - content.position
+        guard failure == nil, left > 0 else { return nil }
+        guard let map = content.map else { return TarRun(count: left, isHole: false) }
+        while content.segment < map.segments.count,
+            map.segments[content.segment].offset + map.segments[content.segment].length <= content.position
+        {
+            content.segment += 1
+        }
+        guard content.segment < map.segments.count else { return TarRun(count: left, isHole: true) }
+        let segment = map.segments[content.segment]
+        if content.position < segment.offset {
+            return TarRun(count: segment.offset - content.position, isHole: true)
+        }
+        return TarRun(count: segment.offset + segment.length - content.position, isHole: false)
+    }
+
+    /// Goes over the hole that the reader stands at without giving its zeros.
+    public mutating func skipHole() {
+        guard let run = run(), run.isHole else { return }
+        content.position += run.count
+    }
+
     /// Reads the source to its end, so that checksums behind the archive are checked.
     ///
     /// - Returns: how many bytes stood behind the archive's end.

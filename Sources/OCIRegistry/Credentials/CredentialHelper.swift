@@ -42,7 +42,8 @@ struct CredentialHelper: Sendable {
 
     /// How a registry may be called in a helper's key ring, in the order in which they are asked.
     static func servers(_ host: String) -> [String] {
-        host == "docker.io" ? ["https://index.docker.io/v1/", "index.docker.io", "docker.io"] : [host, "https://\(host)"]
+        if host == "docker.io" { return ["https://index.docker.io/v1/", "index.docker.io", "docker.io"] }
+        return [host, "https://\(host)"]
     }
 
     /// Asks for a registry's credential. Blocks the calling thread.

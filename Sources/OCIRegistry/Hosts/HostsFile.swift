@@ -165,7 +165,8 @@ struct HostsFile {
         while !rest.isEmpty {
             let digits = rest.prefix { $0.isASCII && ($0.isNumber || $0 == ".") }
             rest = rest.dropFirst(digits.count)
-            guard let number = Double(digits), let unit = units.first(where: { rest.hasPrefix($0.0) }) else { return nil }
+            let unit = units.first { rest.hasPrefix($0.0) }
+            guard let number = Double(digits), let unit else { return nil }
             rest = rest.dropFirst(unit.0.count)
             total += number * unit.1
         }

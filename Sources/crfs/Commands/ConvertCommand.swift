@@ -7,23 +7,23 @@ internal import PosixIO
 struct ConvertCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "convert",
-        abstract: "Convert a layer file into eStargz or stargz, so that it can be mounted lazily.",
+        abstract: "Convert a layer file into eStargz, stargz or zstd:chunked, so that it can be mounted lazily.",
         discussion: """
-            Reads tar, tar.gz, tar.zst and (e)stargz, whatever the file is called. Prints the digests that a manifest \
-            and a configuration need.
+            Reads tar, tar.gz, tar.zst and (e)stargz, whatever the file is called. Prints the digests and the \
+            annotations that a manifest and a configuration need.
 
             Example: crfs convert file:layer.tar.gz file:layer.esgz
             """,
         aliases: ["stargzify"]
     )
 
-    @Option(help: ArgumentHelp("What to write: estargz or stargz.", valueName: "format"))
+    @Option(help: ArgumentHelp("What to write: estargz, stargz or zstd-chunked.", valueName: "format"))
     var format = OutputFormat.estargz
 
     @Option(help: ArgumentHelp("Bytes of a file that one chunk has at most.", valueName: "size"))
     var chunkSize = ByteSize(bytes: ConvertOptions().chunkSize)
 
-    @Option(help: ArgumentHelp("Compression, 1 (fast) to 12 (small).", valueName: "level"))
+    @Option(help: ArgumentHelp("Compression, 1 (fast) to 12 (small); to 19 with zstd-chunked.", valueName: "level"))
     var level = ConvertOptions().level
 
     @Option(
@@ -47,7 +47,9 @@ struct ConvertCommand: ParsableCommand {
         guard ConvertOptions.chunkSizes.contains(chunkSize.bytes) else {
             throw ValidationError("--chunk-size must be 4KiB to 32MiB.")
         }
-        guard (1...12).contains(level) else { throw ValidationError("--level must be 1 to 12.") }
+        guard format.levels.contains(level) else {
+            throw ValidationError("--level must be \(format.levels.lowerBound) to \(format.levels.upperBound).")
+        }
     }
 
     func run() throws {
@@ -77,15 +79,17 @@ struct ConvertCommand: ParsableCommand {
         print(
             """
             file: \(result.path)
-            format: \(result.format.fileSuffix.dropFirst() == "stargz" ? "stargz" : "estargz")
+            format: \(result.format.name)
             entries: \(result.entries)
             size: \(result.blobSize)
             uncompressed-size: \(result.uncompressedSize)
             digest: \(result.blobDigest)
             diff-id: \(result.diffID)
             toc-digest: \(result.tocDigest)
+            media-type: \(result.mediaType)
             """
         )
+        for annotation in result.annotations { print("annotation: \(annotation.name)=\(annotation.value)") }
     }
 
     /// `file:PATH` and PATH are the same.
@@ -104,18 +108,28 @@ struct ConvertCommand: ParsableCommand {
 }
 
 extension OutputFormat: ExpressibleByArgument {
-    /// Parses `estargz` or `stargz`.
+    /// Parses `estargz`, `stargz` or `zstd-chunked`.
     public init?(argument: String) {
         switch argument {
         case "estargz": self = .estargz
         case "stargz": self = .stargz
+        case "zstd-chunked": self = .zstdChunked
         default: return nil
         }
     }
 
     /// What can be given.
-    public static var allValueStrings: [String] { ["estargz", "stargz"] }
+    public static var allValueStrings: [String] { ["estargz", "stargz", "zstd-chunked"] }
 
     /// How help shows it.
-    public var defaultValueDescription: String { self == .stargz ? "stargz" : "estargz" }
+    public var defaultValueDescription: String { name }
+
+    /// How options and reports name it.
+    var name: String {
+        switch self {
+        case .estargz: "estargz"
+        case .stargz: "stargz"
+        case .zstdChunked: "zstd-chunked"
+        }
+    }
 }

@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import BlobIO
 internal import Glibc
 internal import ImageFS
+internal import LayerFormat
 internal import OCIModel
 internal import PosixIO
 
@@ -106,6 +107,14 @@ struct ProfileShowCommand: ParsableCommand {
 
     @OptionGroup var choice: ProfileChoice
 
+    @Flag(
+        help: ArgumentHelp(
+            "Write the paths of the files instead, each once: a list for crfs convert --prioritize. Needs the indexes of "
+                + "the image's layers in the cache."
+        )
+    )
+    var files = false
+
     func run() throws {
         let key = try choice.profileKey()
         let profile: Profile
@@ -116,6 +125,10 @@ struct ProfileShowCommand: ParsableCommand {
         }
         var lines = OutputLines()
         func write(_ text: String) throws { try lines.write(Array(text.utf8)) }
+        if files {
+            for path in try paths(of: profile) { try write(path) }
+            return try lines.flush()
+        }
         try write("manifest \(profile.manifest)")
         if !profile.job.isEmpty { try write("job \(profile.job)") }
         try write("runs \(profile.runs)")
@@ -124,6 +137,30 @@ struct ProfileShowCommand: ParsableCommand {
         }
         for item in profile.items { try write("\(item.place.layer) \(item.place.position) \(item.age)") }
         try lines.flush()
+    }
+
+    /// Files of the chunks, in order of first use.
+    private func paths(of profile: Profile) throws -> [String] {
+        var indexes: [UInt16: LayerIndex] = [:]
+        var seen: Set<String> = []
+        var result: [String] = []
+        for item in profile.items {
+            let layer = profile.layers[Int(item.place.layer)]
+            if indexes[item.place.layer] == nil {
+                let path = "\(choice.access.cacheDirectory)/layers/\(layer.digest.directoryName).idx"
+                do throws(LayerFormatError) {
+                    indexes[item.place.layer] = try LayerIndex(path: path, layer: layer.digest)
+                } catch {
+                    throw CommandError("cannot read the index of layer \(layer.digest): \(error); mount the image once")
+                }
+            }
+            guard let index = indexes[item.place.layer], index.tocDigest == layer.toc,
+                Int(item.place.position) < index.chunkCount
+            else { continue }
+            let path = index.path(index.chunk(index.chunkInBlobOrder(Int(item.place.position))).record)
+            if seen.insert(path).inserted { result.append(path) }
+        }
+        return result
     }
 }
 

@@ -44,6 +44,26 @@ struct AccessOptions: ParsableArguments {
     )
     var insecureRegistry: [String] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "Indexes that others made of plain layers (crfs index): auto (those that --index-from, --index-digest or the "
+                + "image index that is mounted vouch for), off.",
+            valueName: "mode"
+        )
+    )
+    var index = IndexMode.auto
+
+    @Option(
+        help: ArgumentHelp(
+            "Where indexes beside images are believed: host or host/repository, * for anything. May be repeated.",
+            valueName: "pattern"
+        )
+    )
+    var indexFrom: [String] = []
+
+    @Option(help: ArgumentHelp("An index that is believed. May be repeated.", valueName: "digest"))
+    var indexDigest: [String] = []
+
     @Option(help: ArgumentHelp("How long a tag's target counts as fresh.", valueName: "seconds"))
     var tagTtl: Double = 15
 
@@ -81,6 +101,9 @@ struct AccessOptions: ParsableArguments {
         guard cacheSize.bytes == 0 || cacheSize.bytes >= 16 << 20 else {
             throw ValidationError("--cache-size must be 0 or at least 16MiB.")
         }
+        for text in indexDigest where Digest(text) == nil {
+            throw ValidationError("--index-digest: \(text) is no digest (sha256:<64 hexadecimal digits>).")
+        }
         guard deadline > 0, deadline.isFinite else { throw ValidationError("--deadline must be above 0 seconds.") }
         for name in insecureRegistry where RegistryHost(name) == nil {
             throw ValidationError("--insecure-registry: \(name) is no host.")
@@ -107,6 +130,11 @@ extension Platform: ExpressibleByArgument {
 }
 
 extension VerifyMode: ExpressibleByArgument {}
+
+/// Whether indexes that others made are used at all.
+enum IndexMode: String, ExpressibleByArgument, CaseIterable {
+    case auto, off
+}
 
 /// All parts of a running crfs below the mount, put together in the one place that knows them all.
 struct Stack {
@@ -147,6 +175,9 @@ struct Stack {
         blobOptions.cacheBytes = options.cacheSize.bytes
         blobs = BlobIO(registry: registry, options: blobOptions)
         var libraryOptions = LibraryOptions()
+        libraryOptions.indexTrust.isOn = options.index == .auto
+        libraryOptions.indexTrust.sources = options.indexFrom
+        libraryOptions.indexTrust.digests = Set(options.indexDigest.compactMap { Digest($0) })
         libraryOptions.tagFreshness = options.tagTtl
         do {
             library = try Library(

@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
     int name##_main(int argc, char **argv) { return LLVMFuzzerRunDriver(&argc, &argv, LLVMFuzzerTestOneInput); }
 
 ENTRY(FooterFuzz)
+ENTRY(FrameFuzz)
 ENTRY(TOCFuzz)
 ENTRY(MemberFuzz)
 ENTRY(TarFuzz)

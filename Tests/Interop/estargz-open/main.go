@@ -1,4 +1,4 @@
-// Opens an eStargz or stargz blob with the Go library that container engines use, and reads all of it.
+// Opens an eStargz, stargz or zstd:chunked blob with the Go library that container engines use, and reads all of it.
 //
 // usage: estargz-open BLOB [TOC-DIGEST]
 //
@@ -15,6 +15,7 @@ import (
 	"path"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
 	digest "github.com/opencontainers/go-digest"
 )
 
@@ -37,7 +38,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	blob, err := estargz.Open(io.NewSectionReader(file, 0, info.Size()))
+	section := io.NewSectionReader(file, 0, info.Size())
+	blob, err := estargz.Open(section, estargz.WithDecompressors(new(zstdchunked.Decompressor)))
 	if err != nil {
 		return err
 	}
