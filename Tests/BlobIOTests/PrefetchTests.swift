@@ -11,7 +11,9 @@ import Testing
     @Test func theWindowIsWhatARoundTripIsWorthWithinItsBounds() {
         let fast = LinkEstimate(roundTrip: 30_000_000, bytesPerSecond: 200_000_000)
         let limits = FetchLimits.store(of: 64 << 20)
-        #expect(PrefetchPlan.window(.profile, fast, limits, isQuiet: true) == 6_000_000 + (2 << 20))
+        #expect(
+            PrefetchPlan.window(.profile, fast, limits, isQuiet: true) == FetchPlanner.roundTripWorth(fast) + (2 << 20)
+        )
         for kind in PrefetchKind.allCases {
             for roundTrip: UInt64 in [0, 1_000_000, 50_000_000, 2_000_000_000, .max / 4] {
                 let link = LinkEstimate(roundTrip: roundTrip, bytesPerSecond: 100_000_000)
