@@ -5,6 +5,7 @@ internal import ChunkStore
 internal import Glibc
 internal import ImageFS
 internal import PosixIO
+internal import Synchronization
 
 // Each operation tries once and answers, or parks. `parked` is nil for a request that comes from the kernel, and the
 // request itself when it is tried again.
