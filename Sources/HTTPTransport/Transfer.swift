@@ -147,14 +147,18 @@ final class Transfer: @unchecked Sendable {
     var expectedBytes: UInt64 { request.range?.count ?? UInt64(max(0, request.bodyLimit)) }
 
     /// Whether it may be sent a second time when it is slow: a reader waits for it, and it can be asked for twice.
-    var mayBeHedged: Bool { request.priority == .demand && request.method.isGet && request.range != nil && !isHedge && request.sink?.gate == nil }
+    var mayBeHedged: Bool {
+        request.priority == .demand && request.method.isGet && request.range != nil && !isHedge
+            && request.sink?.gate == nil
+    }
 
     /// Until when its answer may begin before it is sent a second time; nil when it has begun, or was.
     func hedgeTime(after delay: UInt64) -> UInt64? {
         mayBeHedged && phase == .active && !anyByte && !wasLate ? startedAt &+ delay : nil
     }
 
-    /// How long its answer took to begin, in nanoseconds, or how long its rival's did; nil when it did not, or was an error.
+    /// How long its answer took to begin, in nanoseconds, or how long its rival's did; nil when it did not, or was an
+    /// error.
     var answerBegan: UInt64? {
         if let gaveUpAfter { return gaveUpAfter }
         return anyByte && (200..<400).contains(collector.status) ? firstByteAt - min(firstByteAt, startedAt) : nil
