@@ -15,7 +15,13 @@ struct FetchLimits: Sendable, Equatable {
     var mostInFlight: UInt64 = 24 << 20
 
     /// Fetches what is asked for and nothing else.
-    static let nothingAhead = FetchLimits(leastWidening: 0, mostWidening: 0, mostAhead: 0, mostTrial: 0, mostInFlight: 0)
+    static let nothingAhead = FetchLimits(
+        leastWidening: 0,
+        mostWidening: 0,
+        mostAhead: 0,
+        mostTrial: 0,
+        mostInFlight: 0
+    )
     /// For a store of this many bytes: what was fetched ahead must still be there when its reader comes. A store keeps
     /// about a tenth of its room for what nobody has read yet.
     static func store(of bytes: UInt64) -> FetchLimits {

@@ -157,7 +157,8 @@ final class Transfer: @unchecked Sendable {
         mayBeHedged && phase == .active && !anyByte && !wasLate ? startedAt &+ delay : nil
     }
 
-    /// How long its answer took to begin, in nanoseconds, or how long its rival's did; nil when it did not, or was an error.
+    /// How long its answer took to begin, in nanoseconds, or how long its rival's did; nil when it did not, or was an
+    /// error.
     var answerBegan: UInt64? {
         if let gaveUpAfter { return gaveUpAfter }
         return anyByte && (200..<400).contains(collector.status) ? firstByteAt - min(firstByteAt, startedAt) : nil
