@@ -35,7 +35,7 @@ public struct ChunkStoreStatistics: Sendable, Equatable {
 ///
 /// LOCK ORDER: its parts have leaf locks; nothing here is called with one held.
 public final class ChunkStore: Sendable {
-    private let disk: DiskStore?
+    let disk: DiskStore?
     private let memory: MemoryStore
     /// Something went into `memory`, which is looked into only then.
     private let isMemoryUsed = Atomic(false)

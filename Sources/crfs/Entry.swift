@@ -25,7 +25,7 @@ struct CRFS: ParsableCommand {
         version: Version.text,
         subcommands: [
             MountCommand.self, UnmountCommand.self, ConvertCommand.self, InspectCommand.self, ListCommand.self,
-            CatCommand.self, VersionCommand.self,
+            CatCommand.self, StatusCommand.self, CacheCommand.self, VersionCommand.self,
         ],
         defaultSubcommand: MountCommand.self
     )

@@ -47,8 +47,9 @@ public final class Library: Sendable {
     let images = Loader<ManifestKey, OpenImage>()
     let layers = Loader<ManifestKey, Layer>()
     let localLayers = Loader<LocalFileIdentity, Layer>()
-    let tagLists = Loader<Repository, TagListing>()
-    let catalogs = Loader<RegistryHost, CatalogListing>()
+    // A listing needs both: the failure of one must not be forgotten before the other has ended.
+    let tagLists = Loader<Repository, TagListing>(failureNanoseconds: 2_000_000_000)
+    let catalogs = Loader<RegistryHost, CatalogListing>(failureNanoseconds: 2_000_000_000)
     let projects = Loader<String, [String]>()
     let tags: TagTable
 
@@ -80,6 +81,11 @@ public final class Library: Sendable {
             freshness: options.tagFreshness,
             knownDeadline: options.knownTagDeadline
         )
+    }
+
+    /// Images whose trees are open, and layers that these or layer views opened.
+    public var openCounts: (images: Int, layers: Int) {
+        (images.readyCount, layers.readyCount + localLayers.readyCount)
     }
 
     struct ManifestKey: Hashable, Sendable {

@@ -68,7 +68,8 @@ extension Library {
         if let old = tagLists.existing(repository), isOld(old.at) { tagLists.forget(repository) }
         return tagLists.value(repository) { [self] () throws(FSError) in
             do throws(RegistryError) {
-                let list = try await registry.tags(repository, deadline: listingDeadline(repository.host))
+                let deadline = listingDeadline(repository.host, isKnown: isKnown(repository))
+                let list = try await registry.tags(repository, deadline: deadline)
                 if list != nil { noteRepository(repository) }
                 noteHost(repository.host)
                 return TagListing(list: list, at: monotonicNanoseconds())
@@ -84,7 +85,8 @@ extension Library {
         if let old = catalogs.existing(host), isOld(old.at) { catalogs.forget(host) }
         return catalogs.value(host) { [self] () throws(FSError) in
             do throws(RegistryError) {
-                let names = try await registry.catalog(host, deadline: listingDeadline(host))
+                let isKnown = !knownChildren(host, "").isEmpty
+                let names = try await registry.catalog(host, deadline: listingDeadline(host, isKnown: isKnown))
                 noteHost(host)
                 for name in names ?? [] {
                     if let repository = Repository(host: host, path: name) { noteRepository(repository) }
@@ -98,8 +100,10 @@ extension Library {
     }
 
     /// Seconds that a listing may take: a host that never answered may be a mistyped one, and `ls` of it should not hang.
-    private func listingDeadline(_ host: RegistryHost) -> Double? {
-        seen.withLock { $0.hosts.contains(host) } ? nil : Library.unknownHostDeadline
+    /// Where something is known that can be listed without the registry, it is not waited for any longer than for a tag.
+    private func listingDeadline(_ host: RegistryHost, isKnown: Bool) -> Double? {
+        if isKnown { return options.knownTagDeadline }
+        return seen.withLock { $0.hosts.contains(host) } ? nil : Library.unknownHostDeadline
     }
 
     private static var unknownHostDeadline: Double { 10 }

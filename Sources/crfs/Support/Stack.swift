@@ -79,12 +79,39 @@ struct AccessOptions: ParsableArguments {
         }
     }
 
+    /// Options that hold for a whole process, by their names on the command line: mounts that share a process share these.
+    var processOptions: [String: String] {
+        [
+            "verify": verify.rawValue,
+            "ca-file": caFile.map(absolutePath) ?? "",
+            "insecure-registry": Set(insecureRegistry.compactMap { RegistryHost($0)?.name }).sorted()
+                .joined(separator: " "),
+            "tag-ttl": "\(tagTtl)",
+            "deadline": "\(deadline)",
+            "cache-size": cacheSize.description,
+            "memory-cache": memoryCache.description,
+        ]
+    }
+
     /// The cache directory: the option, or /var/cache/crfs for root, or the user's.
     var cacheDirectory: String {
-        if let cacheDir { return absolutePath(cacheDir) }
+        CacheDirectory.path(cacheDir)
+    }
+}
+
+/// Where the cache is.
+enum CacheDirectory {
+    /// What the option says, or /var/cache/crfs for root, or the user's.
+    static func path(_ option: String?) -> String {
+        if let option { return absolutePath(option) }
         if geteuid() == 0 { return "/var/cache/crfs" }
         if let base = environment("XDG_CACHE_HOME"), base.hasPrefix("/") { return base + "/crfs" }
         return (environment("HOME") ?? "/tmp") + "/.cache/crfs"
+    }
+
+    /// Whether there is something of that name.
+    static func exists(_ path: String) -> Bool {
+        unsafe access(path, F_OK) == 0
     }
 }
 
@@ -101,29 +128,43 @@ extension Platform: ExpressibleByArgument {
 extension VerifyMode: ExpressibleByArgument {}
 
 /// All parts of a running crfs below the mount, put together in the one place that knows them all.
-struct Stack {
+struct Stack: Sendable {
     let logger: Logger
+    /// The cache directory.
+    let state: StateDirectory
     let library: Library
     let blobs: BlobIO
     let registry: RegistryClient
     /// A cache directory that goes with the process, when another process owns the real one.
     let temporary: TemporaryState?
 
-    /// - Parameter sharing: a command that only reads may go on with a private cache directory while a daemon owns the
-    ///   real one; a mount may not.
-    init(_ options: AccessOptions, sharing: Bool) throws {
+    /// When it was made, by the monotonic clock.
+    let startedAt = monotonicNanoseconds()
+    let cacheBytes: Int
+
+    /// - Parameters:
+    ///   - state: the cache directory, whose lock this process has.
+    ///   - temporary: what `state` stands in, if that goes with the process.
+    ///   - level: log lines to write where no option says it.
+    init(
+        _ options: AccessOptions,
+        state: StateDirectory,
+        temporary: TemporaryState? = nil,
+        level: Logger.Level
+    ) throws {
         crfsConfigureProcess()
-        let level = options.logLevel ?? (sharing ? .warning : .notice)
+        let level = options.logLevel ?? level
         LoggingSystem.bootstrap { _ in LineLogHandler(level: level) }
         let logger = Logger(label: "crfs")
         self.logger = logger
+        self.state = state
+        self.temporary = temporary
+        cacheBytes = options.cacheSize.bytes
         var registryOptions = RegistryOptions()
         registryOptions.insecureHosts = Set(options.insecureRegistry.compactMap { RegistryHost($0)?.name })
         registryOptions.caFile = options.caFile.map(absolutePath)
         registryOptions.deadlineSeconds = min(options.deadline, Stack.kernelRequestLimit)
         registryOptions.userAgent = Version.userAgent
-        let (state, temporary) = try Stack.openState(options, sharing: sharing)
-        self.temporary = temporary
         let transport = HTTPTransport()
         registry = RegistryClient(transport: transport, options: registryOptions)
         var blobOptions = BlobIOOptions(indexDirectory: state.layerIndexDirectory)
@@ -161,19 +202,13 @@ struct Stack {
         return max(1, seconds - 5)
     }
 
-    private static func openState(
-        _ options: AccessOptions,
-        sharing: Bool
-    ) throws -> (StateDirectory, TemporaryState?) {
-        do {
-            return (try StateDirectory(path: options.cacheDirectory), nil)
-        } catch {
-            guard sharing && error.kind == .inUse else { throw CommandError(error.reason) }
-        }
+    /// With a cache directory of its own that goes with the process: for a command that cannot have the real one.
+    static func withTemporaryState(_ options: AccessOptions) throws -> Stack {
         let temporary = try TemporaryState()
         do {
-            return (try StateDirectory(path: temporary.path), temporary)
-        } catch {
+            let state = try StateDirectory(path: temporary.path)
+            return try Stack(options, state: state, temporary: temporary, level: .warning)
+        } catch let error as StateDirectoryError {
             throw CommandError(error.reason)
         }
     }
