@@ -88,6 +88,7 @@ extension Library {
             return try await manifestByDigest(repository, digest)
         }
         let known = repositories.tag(repository, tag)
+        if let known, silentHosts.contains(repository.host) { return try await manifestByDigest(repository, known.target) }
         do throws(RegistryError) {
             let deadline = known == nil ? nil : options.knownTagDeadline
             let fetched = try await registry.manifest(repository, .tag(tag), deadline: deadline)
@@ -96,6 +97,7 @@ extension Library {
             return fetched
         } catch {
             guard let known, error.kind == .timedOut || error.kind == .unavailable else { throw error }
+            silentHosts.note(repository.host, error)
             notices.warning(
                 "tag \(repository):\(tag)",
                 "\(repository):\(tag): using the last known digest \(known.target), because: \(error)"

@@ -52,6 +52,7 @@ public final class Library: Sendable {
     let catalogs = Loader<RegistryHost, CatalogListing>(failureNanoseconds: 2_000_000_000)
     let projects = Loader<String, [String]>()
     let tags: TagTable
+    let silentHosts: SilentHosts
 
     /// Repositories and prefixes seen since the start.
     let seen = Mutex<SeenNames>(SeenNames())
@@ -74,10 +75,12 @@ public final class Library: Sendable {
         repositories = RepositoryStore(directory: state.repositoryDirectory)
         numbers = try NumberTable(path: state.numbersFile)
         notices = Notices(logger)
+        silentHosts = SilentHosts(registry: registry, notices: notices)
         tags = TagTable(
             registry: registry,
             store: repositories,
             notices: notices,
+            silentHosts: silentHosts,
             freshness: options.tagFreshness,
             knownDeadline: options.knownTagDeadline
         )

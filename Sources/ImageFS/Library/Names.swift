@@ -67,13 +67,16 @@ extension Library {
     func tagList(_ repository: Repository) -> Loaded<TagListing> {
         if let old = tagLists.existing(repository), isOld(old.at) { tagLists.forget(repository) }
         return tagLists.value(repository) { [self] () throws(FSError) in
+            let isKnown = isKnown(repository)
+            if isKnown && silentHosts.contains(repository.host) { throw FSError(errno: ETIMEDOUT) }
             do throws(RegistryError) {
-                let deadline = listingDeadline(repository.host, isKnown: isKnown(repository))
+                let deadline = listingDeadline(repository.host, isKnown: isKnown)
                 let list = try await registry.tags(repository, deadline: deadline)
                 if list != nil { noteRepository(repository) }
                 noteHost(repository.host)
                 return TagListing(list: list, at: monotonicNanoseconds())
             } catch {
+                if isKnown { silentHosts.note(repository.host, error) }
                 notices.warning("tags \(repository)", "cannot list the tags of \(repository): \(error)")
                 throw FSError(error)
             }
@@ -84,8 +87,9 @@ extension Library {
     func catalog(_ host: RegistryHost) -> Loaded<CatalogListing> {
         if let old = catalogs.existing(host), isOld(old.at) { catalogs.forget(host) }
         return catalogs.value(host) { [self] () throws(FSError) in
+            let isKnown = !knownChildren(host, "").isEmpty
+            if isKnown && silentHosts.contains(host) { throw FSError(errno: ETIMEDOUT) }
             do throws(RegistryError) {
-                let isKnown = !knownChildren(host, "").isEmpty
                 let names = try await registry.catalog(host, deadline: listingDeadline(host, isKnown: isKnown))
                 noteHost(host)
                 for name in names ?? [] {
@@ -93,6 +97,7 @@ extension Library {
                 }
                 return CatalogListing(names: names, at: monotonicNanoseconds())
             } catch {
+                if isKnown { silentHosts.note(host, error) }
                 notices.warning("catalog \(host)", "cannot list the repositories of \(host): \(error)")
                 throw FSError(error)
             }

@@ -1,4 +1,5 @@
 internal import BlobIO
+internal import Glibc
 internal import OCIModel
 internal import OCIRegistry
 internal import PosixIO
@@ -8,9 +9,10 @@ internal import Synchronization
 ///
 /// A target counts as fresh for a while, counted across restarts. One that is not fresh is asked for again; when the
 /// registry does not answer soon and a former target is known, that one is used and the question goes on behind. As long
-/// as it goes on, nobody waits for that registry again for the sake of a tag whose target is known.
+/// as the registry is silent (`SilentHosts`), nobody waits for it again for the sake of a tag whose target is known, or of
+/// a name that is known to be a directory.
 ///
-/// LOCK ORDER: `table` is a leaf; nothing is asked, read or written with it held.
+/// LOCK ORDER: `entries` is a leaf; nothing is asked, read or written with it held.
 final class TagTable: Sendable {
     struct Key: Hashable, Sendable {
         let repository: Repository
@@ -41,16 +43,11 @@ final class TagTable: Sendable {
         var isReported = false
     }
 
-    private struct Table: Sendable {
-        var entries: [Key: Entry] = [:]
-        /// Hosts that did not answer in time, and how many questions to them go on behind.
-        var silent: [RegistryHost: Int] = [:]
-    }
-
-    private let table = Mutex(Table())
+    private let entries = Mutex<[Key: Entry]>([:])
     private let registry: RegistryClient
     private let store: RepositoryStore
     private let notices: Notices
+    private let silentHosts: SilentHosts
     /// Seconds.
     private let freshness: Double
     /// Seconds.
@@ -60,22 +57,16 @@ final class TagTable: Sendable {
         registry: RegistryClient,
         store: RepositoryStore,
         notices: Notices,
+        silentHosts: SilentHosts,
         freshness: Double,
         knownDeadline: Double
     ) {
         self.registry = registry
         self.store = store
         self.notices = notices
+        self.silentHosts = silentHosts
         self.freshness = freshness
         self.knownDeadline = knownDeadline
-    }
-
-    private enum Question {
-        case none
-        /// For those who wait. Of a name that something else is known of, it is not worth the whole deadline.
-        case ask(former: Known?)
-        /// For later: the former target is used now.
-        case refresh(Digest, isReported: Bool)
     }
 
     /// Where the tag leads; asks the registry when what is known is not fresh.
@@ -86,69 +77,83 @@ final class TagTable: Sendable {
         loadFromStoreOnce(key)
         let now = wallClockSeconds()
         let fresh = Completion()
-        let (answer, question): (Loaded<Answer>, Question) = table.withLock { table in
-            var entry = table.entries[key] ?? Entry()
-            defer { table.entries[key] = entry }
+        let isSilent = silentHosts.contains(repository.host)
+        let isKnownDirectory = isSilent && isKnownPath()
+        let step: Step = entries.withLock { entries in
+            var entry = entries[key] ?? Entry()
+            defer { entries[key] = entry }
             if let known = entry.known {
                 let age = Double(now - known.checkedAt)
                 // A clock that was set back makes nothing fresh for longer than it says.
                 if age >= 0 && age < freshness {
-                    return (.ready(Answer(target: known.target, remaining: freshness - age)), .none)
+                    return .answer(.ready(Answer(target: known.target, remaining: freshness - age)))
                 }
             }
-            if let loading = entry.loading { return (.loading(loading), .none) }
+            if let loading = entry.loading { return .answer(.loading(loading)) }
             if let failure = entry.failure, monotonicNanoseconds() &- failure.at < 200_000_000 {
-                return (.failed(failure.error), .none)
+                return .answer(.failed(failure.error))
             }
-            if let target = entry.known?.target, table.silent[repository.host] != nil {
-                let question: Question = entry.isRefreshing ? .none : .refresh(target, isReported: entry.isReported)
-                if !entry.isRefreshing { table.silent[repository.host, default: 0] += 1 }
+            if isSilent, let target = entry.known?.target {
+                defer { entry.isReported = true }
                 entry.known = Known(target: target, checkedAt: now)
-                entry.isRefreshing = true
-                entry.isReported = true
-                return (.ready(Answer(target: target, remaining: freshness)), question)
+                return .former(target, isReported: entry.isReported)
             }
+            if isKnownDirectory { return .answer(.failed(FSError(errno: ETIMEDOUT))) }
             entry.loading = fresh
-            return (.loading(fresh), .ask(former: entry.known))
+            return .ask(former: entry.known)
         }
-        switch question {
-        case .none: break
-        case .ask(let former): ask(key, former: former, isShort: former?.target != nil || isKnownPath(), fresh)
-        case .refresh(let target, let isReported):
-            if !isReported { report(key, target, "the registry does not answer") }
-            refresh(key)
+        switch step {
+        case .answer(let answer): return answer
+        case .former(let target, let isReported):
+            if !isReported { report(key, target, "its registry does not answer") }
+            return .ready(Answer(target: target, remaining: freshness))
+        case .ask(let former):
+            ask(key, former: former?.target, isKnownPath: isKnownPath(), fresh)
+            return .loading(fresh)
         }
-        return answer
+    }
+
+    private enum Step {
+        case answer(Loaded<Answer>)
+        /// The registry is silent: where the tag led before.
+        case former(Digest, isReported: Bool)
+        case ask(former: Known?)
     }
 
     private func loadFromStoreOnce(_ key: Key) {
-        if table.withLock({ $0.entries[key]?.isLoadedFromStore ?? false }) { return }
+        if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)
-        table.withLock { table in
-            var entry = table.entries[key] ?? Entry()
+        entries.withLock { entries in
+            var entry = entries[key] ?? Entry()
             if entry.known == nil, let record {
                 entry.known = Known(target: record.target, checkedAt: record.checkedAt)
             }
             entry.isLoadedFromStore = true
-            table.entries[key] = entry
+            entries[key] = entry
         }
     }
 
-    private func ask(_ key: Key, former: Known?, isShort: Bool, _ completion: Completion) {
+    /// - Parameters:
+    ///   - former: where it led before.
+    ///   - isKnownPath: the name is a directory if it is no tag. Like a former target that is something to go on with,
+    ///     so the registry is not waited for as long as for a name that nothing is known of.
+    private func ask(_ key: Key, former: Digest?, isKnownPath: Bool, _ completion: Completion) {
         Task { [self] in
-            let formerTarget = former?.target
             do throws(RegistryError) {
                 let target = try await registry.resolve(
                     key.repository,
                     tag: key.tag,
-                    deadline: isShort ? knownDeadline : nil
+                    deadline: former != nil || isKnownPath ? knownDeadline : nil
                 )
                 settle(key, target, completion)
             } catch {
-                if let formerTarget {
-                    useFormer(key, formerTarget, error, completion)
+                if former != nil || isKnownPath { silentHosts.note(key.repository.host, error) }
+                if let former {
+                    useFormer(key, former, error, completion)
                 } else {
-                    notices.warning("tag \(key.repository)", "cannot resolve \(key.repository):\(key.tag): \(error)")
+                    if !isKnownPath {
+                        notices.warning("tag \(key.repository)", "cannot resolve \(key.repository):\(key.tag): \(error)")
+                    }
                     fail(key, FSError(error), completion)
                 }
             }
@@ -176,50 +181,36 @@ final class TagTable: Sendable {
     }
 
     private func useFormer(_ key: Key, _ target: Digest, _ error: RegistryError, _ completion: Completion) {
-        let (isReported, isRefreshing) = table.withLock { table in
-            let entry = table.entries[key] ?? Entry()
-            if !entry.isRefreshing { table.silent[key.repository.host, default: 0] += 1 }
-            return (entry.isReported, entry.isRefreshing)
-        }
-        if !isReported { report(key, target, "\(error)") }
+        var wasReported = false
+        var wasRefreshing = false
         // Counts as fresh once more, so that a dead registry costs one wait per period, not one per look-up.
-        finish(key, completion) {
-            $0.known = Known(target: target, checkedAt: wallClockSeconds())
-            $0.isRefreshing = true
-            $0.isReported = true
+        finish(key, completion) { entry in
+            wasReported = entry.isReported
+            wasRefreshing = entry.isRefreshing
+            entry.known = Known(target: target, checkedAt: wallClockSeconds())
+            entry.isRefreshing = true
+            entry.isReported = true
         }
-        if !isRefreshing { refresh(key) }
+        if !wasReported { report(key, target, "\(error)") }
+        if !wasRefreshing { refresh(key) }
     }
 
-    /// Asks on, with nobody waiting. The host counts as silent until that has come to an end.
+    /// Asks on, with nobody waiting.
     private func refresh(_ key: Key) {
         Task { [self] in
-            let answer: Result<Digest?, RegistryError>
-            do throws(RegistryError) {
-                answer = .success(try await registry.resolve(key.repository, tag: key.tag, deadline: nil))
-            } catch {
-                answer = .failure(error)
-            }
+            // "No such tag" is believed only of a question that somebody waited for.
+            let target = try? await registry.resolve(key.repository, tag: key.tag, deadline: nil)
             let now = wallClockSeconds()
-            if case .success(let target?) = answer {
+            if let target {
                 store.setTag(key.repository, key.tag, RepositoryStore.TagRecord(target: target, checkedAt: now))
             }
-            table.withLock { table in
-                let host = key.repository.host
-                let others = (table.silent[host] ?? 1) - 1
-                table.silent[host] = others > 0 ? others : nil
-                table.entries[key]?.isRefreshing = false
-                // "No such tag" is believed only of a question that somebody waited for.
-                guard case .success(let target?) = answer else { return }
-                table.entries[key]?.known = Known(target: target, checkedAt: now)
-                table.entries[key]?.isReported = false
+            entries.withLock { entries in
+                entries[key]?.isRefreshing = false
+                guard let target else { return }
+                entries[key]?.known = Known(target: target, checkedAt: now)
+                entries[key]?.isReported = false
             }
         }
-    }
-
-    /// Whether the registry did not answer in time lately and is being asked behind.
-    func isSilent(_ host: RegistryHost) -> Bool {
-        table.withLock { $0.silent[host] != nil }
     }
 
     private func fail(_ key: Key, _ error: FSError, _ completion: Completion) {
@@ -227,11 +218,11 @@ final class TagTable: Sendable {
     }
 
     private func finish(_ key: Key, _ completion: Completion, _ change: (inout Entry) -> Void) {
-        table.withLock { table in
-            var entry = table.entries[key] ?? Entry()
+        entries.withLock { entries in
+            var entry = entries[key] ?? Entry()
             change(&entry)
             entry.loading = nil
-            table.entries[key] = entry
+            entries[key] = entry
         }
         completion.finish()
     }
