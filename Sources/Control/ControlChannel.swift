@@ -79,7 +79,9 @@ public final class ControlChannel: Sendable {
         let head = try ControlProtocol.decode(AnswerHead.self, bytes)
         if let error = head.error {
             let kind: ControlError.Kind =
-                if let versions = head.versions { .version(versions) } else if head.isEnding { .ending } else { .refused }
+                if let versions = head.versions { .version(versions) } else if head.isEnding { .ending } else {
+                    .refused
+                }
             throw ControlError(kind, error, code: head.code ?? 1)
         }
         if head.hasResult { return .result(bytes) }

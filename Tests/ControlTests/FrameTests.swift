@@ -24,7 +24,9 @@ import Testing
         var random = SplitMix(seed: seed)
         var frames: [Frame] = []
         for _ in 0..<Int.random(in: 1...12, using: &random) {
-            let content = (0..<Int.random(in: 1...300, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) }
+            let content = (0..<Int.random(in: 1...300, using: &random)).map { _ in
+                UInt8.random(in: 0...255, using: &random)
+            }
             frames.append(Bool.random(using: &random) ? .message(content) : .output(content))
         }
         var rest = frames.flatMap(\.bytes)[...]

@@ -117,7 +117,8 @@ import Testing
         defer { server.stop() }
         for size in [0, 1, Frame.limit, Frame.limit + 1, 5 << 20] {
             var count = 0
-            let _: NoValue = try channel().call("output", Text(text: "\(size)")) { (bytes: [UInt8]) in
+            let _: NoValue = try channel().call("output", Text(text: "\(size)"), progress: { (_: NoValue) in }) {
+                bytes in
                 count += bytes.count
                 #expect(bytes.allSatisfy { $0 == 0x61 })
             }
@@ -151,10 +152,13 @@ import Testing
         #expect(more.hasResult)
     }
 
-    @Test(arguments: [
-        [0xff, 0xff, 0xff, 0xff], [0, 0, 0, 0], [1, 0, 0, 0x80, 0x61], [2, 0, 0, 0, 0x5b, 0x5d], [3, 0, 0, 0, 0x7b, 0, 1],
-        Array("GET / HTTP/1.1\r\n\r\n".utf8),
-    ] as [[UInt8]])
+    @Test(
+        arguments: [
+            [0xff, 0xff, 0xff, 0xff], [0, 0, 0, 0], [1, 0, 0, 0x80, 0x61], [2, 0, 0, 0, 0x5b, 0x5d],
+            [3, 0, 0, 0, 0x7b, 0, 1],
+            Array("GET / HTTP/1.1\r\n\r\n".utf8),
+        ] as [[UInt8]]
+    )
     func garbageIsAnErrorAndNothingElse(bytes: [UInt8]) throws {
         defer { server.stop() }
         #expect(try answer(to: bytes).error != nil)

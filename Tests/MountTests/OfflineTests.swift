@@ -35,7 +35,7 @@ struct OfflineTests {
         defer { if away == .silent { registry.resume() } }
 
         // A fresh time of 0: each look-up has to ask.
-        let mount = try CrfsMount(cache: cache, arguments: ["--tag-ttl", "0"])
+        let mount = try CrfsMount(cache: cache, arguments: ["--tag-ttl", "0", "--deadline", "900"])
         let repository = mount.path("images/\(registry.host)/some/nested/corpus")
         let started = monotonicNanoseconds()
         #expect(try run("ls", ["\(repository)/estargz/etc"], seconds: 100).isSuccess)

@@ -88,7 +88,9 @@ extension Library {
             return try await manifestByDigest(repository, digest)
         }
         let known = repositories.tag(repository, tag)
-        if let known, silentHosts.contains(repository.host) { return try await manifestByDigest(repository, known.target) }
+        if let known, silentHosts.contains(repository.host) {
+            return try await manifestByDigest(repository, known.target)
+        }
         do throws(RegistryError) {
             let deadline = known == nil ? nil : options.knownTagDeadline
             let fetched = try await registry.manifest(repository, .tag(tag), deadline: deadline)

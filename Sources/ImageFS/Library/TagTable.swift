@@ -29,6 +29,13 @@ final class TagTable: Sendable {
         var target: Digest?
         /// Seconds since 1970.
         var checkedAt: Int64
+        /// Monotonic nanoseconds when the answer came, in this process.
+        var settledAt: UInt64?
+
+        /// Those who waited look again, and must see what came, however short it counts as fresh.
+        var isJustSettled: Bool {
+            settledAt.map { monotonicNanoseconds() &- $0 < 200_000_000 } ?? false
+        }
     }
 
     private struct Entry: Sendable {
@@ -85,8 +92,8 @@ final class TagTable: Sendable {
             if let known = entry.known {
                 let age = Double(now - known.checkedAt)
                 // A clock that was set back makes nothing fresh for longer than it says.
-                if age >= 0 && age < freshness {
-                    return .answer(.ready(Answer(target: known.target, remaining: freshness - age)))
+                if (age >= 0 && age < freshness) || known.isJustSettled {
+                    return .answer(.ready(Answer(target: known.target, remaining: max(0, freshness - max(0, age)))))
                 }
             }
             if let loading = entry.loading { return .answer(.loading(loading)) }
@@ -152,7 +159,10 @@ final class TagTable: Sendable {
                     useFormer(key, former, error, completion)
                 } else {
                     if !isKnownPath {
-                        notices.warning("tag \(key.repository)", "cannot resolve \(key.repository):\(key.tag): \(error)")
+                        notices.warning(
+                            "tag \(key.repository)",
+                            "cannot resolve \(key.repository):\(key.tag): \(error)"
+                        )
                     }
                     fail(key, FSError(error), completion)
                 }
@@ -168,7 +178,7 @@ final class TagTable: Sendable {
             store.removeTag(key.repository, key.tag)
         }
         finish(key, completion) {
-            $0.known = Known(target: target, checkedAt: now)
+            $0.known = Known(target: target, checkedAt: now, settledAt: monotonicNanoseconds())
             $0.isReported = false
         }
     }
@@ -187,7 +197,7 @@ final class TagTable: Sendable {
         finish(key, completion) { entry in
             wasReported = entry.isReported
             wasRefreshing = entry.isRefreshing
-            entry.known = Known(target: target, checkedAt: wallClockSeconds())
+            entry.known = Known(target: target, checkedAt: wallClockSeconds(), settledAt: monotonicNanoseconds())
             entry.isRefreshing = true
             entry.isReported = true
         }

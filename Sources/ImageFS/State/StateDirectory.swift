@@ -127,11 +127,6 @@ public final class StateDirectory: Sendable {
         return lock
     }
 
-    /// The daemon is another process than the one that took the lock, after a fork.
-    public func noteProcess(purpose: String) {
-        StateDirectory.note(purpose, in: lock)
-    }
-
     /// Only for the messages of others: who fails to write it holds the lock all the same.
     private static func note(_ purpose: String, in lock: borrowing Descriptor) {
         try? lock.truncate(to: 0)

@@ -50,7 +50,9 @@ extension StateDirectory {
                 }
             }
         }
-        for directory in [path, layerIndexDirectory, imageIndexDirectory, manifestDirectory] { visit(directory, depth: 0) }
+        for directory in [path, layerIndexDirectory, imageIndexDirectory, manifestDirectory] {
+            visit(directory, depth: 0)
+        }
         visit(repositoryDirectory, depth: 64)
         return count
     }

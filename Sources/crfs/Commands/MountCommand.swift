@@ -78,8 +78,33 @@ struct MountCommand: ParsableCommand {
     }
 
     func run() throws {
-        // First thing, so that every thread inherits the mask; a daemon's own come after the fork.
-        let signals = foreground ? ServingSignals() : nil
+        if foreground {
+            // First thing, so that every thread inherits the mask.
+            try claim(ServingSignals(), log: nil) { _ in }
+            return
+        }
+        // Paths are as the caller meant them until here; the daemon stays in the same directory.
+        let log = absolutePath(logFile ?? access.cacheDirectory + "/crfs.log")
+        // Before anything else is done: a Mutex remembers the thread that it was first used on, by a number that a fork
+        // changes.
+        var report = Optional(try Daemon.start(logFile: log))
+        do {
+            try claim(nil, log: log) { reason in report.take()?.send(reason) }
+            // Another process serves it.
+            report.take()?.send("")
+        } catch {
+            report.take()?.send("\(error)")
+            throw error
+        }
+    }
+
+    /// Becomes the owner of the cache directory and serves, or has the owner serve.
+    ///
+    /// - Parameters:
+    ///   - signals: in the foreground, what is done at a signal.
+    ///   - log: in the background, where lines go once this process is the owner.
+    ///   - report: hears an empty string once it serves, or why it does not.
+    private func claim(_ signals: ServingSignals?, log: String?, _ report: (String) -> Void) throws {
         let claim = try CacheClaim(access.cacheDirectory, purpose: "mount", seconds: 10) { channel in
             try join(channel, signals)
             return true
@@ -88,15 +113,8 @@ struct MountCommand: ParsableCommand {
         case .served: return
         case .unavailable(let reason): throw CommandError(reason)
         case .owned(let state):
-            if let signals {
-                try serve(state, signals) { _ in }
-            } else {
-                // Paths are as the caller meant them until here; the daemon stays in the same directory.
-                let log = absolutePath(logFile ?? access.cacheDirectory + "/crfs.log")
-                var report = Optional(try Daemon.start(logFile: log))
-                state.noteProcess(purpose: "mount")
-                try serve(state, ServingSignals()) { reason in report.take()?.send(reason) }
-            }
+            if let log { try Daemon.useLog(log) }
+            try serve(state, signals ?? ServingSignals(), report)
         }
     }
 
@@ -217,7 +235,9 @@ struct MountCommand: ParsableCommand {
             try unmount(path: point)
         } catch {
             guard error.kind == .busy else { return }
-            printError("crfs: \(point) is in use; detached it: it is served until its last user goes, or a second signal")
+            printError(
+                "crfs: \(point) is in use; detached it: it is served until its last user goes, or a second signal"
+            )
             try? unmount(path: point, .lazy)
         }
     }

@@ -18,7 +18,9 @@ extension CacheParts {
     init(unboundedIn state: StateDirectory) {
         self.init(
             state: state,
-            chunks: ChunkStore(directory: state.chunkDirectory, capacity: 1 << 50, memory: 0) { printError("crfs: \($0)") },
+            chunks: ChunkStore(directory: state.chunkDirectory, capacity: 1 << 50, memory: 0) {
+                printError("crfs: \($0)")
+            },
             limit: nil
         )
     }

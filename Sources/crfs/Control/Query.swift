@@ -48,7 +48,7 @@ func runQuery<Query: ImageQuery>(_ query: Query, _ access: AccessOptions) throws
         guard access.differences(from: owner).isEmpty else { return false }
         var hasOutput = false
         do {
-            let _: NoValue = try channel.call(Query.request, query) { (bytes: [UInt8]) in
+            let _: NoValue = try channel.call(Query.request, query, progress: { (_: NoValue) in }) { bytes in
                 hasOutput = true
                 // SAFETY: a UInt8 is one byte without padding.
                 try unsafe writeToStandardOutput(bytes.span.bytes)
@@ -115,7 +115,8 @@ enum CacheClaim {
                 }
             }
             // Commands that do not serve do not listen either; only mounts begin to.
-            if case .inUse(let holder) = inUse.kind, !holder.isEmpty, holder != "mount" || monotonicNanoseconds() > end {
+            if case .inUse(let holder) = inUse.kind, !holder.isEmpty, holder != "mount" || monotonicNanoseconds() > end
+            {
                 self = .unavailable(inUse.reason)
                 return
             }
