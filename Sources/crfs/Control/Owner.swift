@@ -195,8 +195,12 @@ final class Owner: Sendable {
             isForeground: request.isForeground
         )
         guard request.isForeground else { return NoValue() }
-        try call.progress(MountProgress(isServing: true))
-        served.end.waitBlocking(or: call.cancelled)
+        do throws(ControlError) {
+            try call.progress(MountProgress(isServing: true))
+            served.end.waitBlocking(or: call.cancelled)
+        } catch {
+            call.cancelled.finish()
+        }
         // Whoever held it in the foreground was killed: as if that process had served it.
         if call.isCancelled { served.session.abort() }
         return NoValue()
