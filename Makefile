@@ -57,13 +57,13 @@ COMPARE = cd Benchmarks && CRFS_BINARY="$(RELEASE_BINARY)" python3 -m compare
 bench-deps: build ## install the packages that the benchmarks need
 	@Benchmarks/deps
 
-bench-image: bench-deps ## build the images of the comparison, once (needs root; up to 30 minutes, 12 GB)
+bench-image: bench-deps ## build the images and contenders of the comparison, once (needs root; up to 30 minutes, 12 GB)
 	$(COMPARE) images
 
 bench-quick: bench-deps ## compare crfs with its peers in at most 10 minutes (needs root and bench-image)
 	$(COMPARE) quick $(OPTIONS)
 
-bench: bench-deps ## the same with three runs of each cell, in at most 60 minutes
+bench: bench-deps ## the same with three runs of each cell, in about 45 minutes
 	$(COMPARE) bench $(OPTIONS)
 
 bench-full: bench-deps ## the same with everything: hours

@@ -82,7 +82,7 @@ let package = Package(
         // Row 3
         module("LayerFormat", ["CShims", "BlockCodec", "OCIModel", "PosixIO"]),
         module("ChunkStore", ["CShims", "PosixIO", "BlockCodec", "OCIModel"]),
-        module("OCIRegistry", ["HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
+        module("OCIRegistry", ["CShims", "HTTPTransport", "OCIModel", "PosixIO", "BlockCodec", log]),
         // Row 4
         module("LayerWriter", ["CShims", "BlockCodec", "OCIModel", "PosixIO", "LayerFormat"]),
         module(
@@ -95,7 +95,7 @@ let package = Package(
             ["BlobIO", "LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
         // Row 6
-        module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "PosixIO", log]),
+        module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "ChunkStore", "PosixIO", log]),
         // Row 7
         .executableTarget(
             name: "crfs",
@@ -125,7 +125,7 @@ let package = Package(
         tests(
             "OCIRegistryTests",
             ["OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"],
-            exclude: ["fakeregistry.py"]
+            exclude: ["fakeregistry.py", "h2server.py"]
         ),
         tests(
             "BlobIOTests",
@@ -138,7 +138,7 @@ let package = Package(
             "ImageFSTests",
             ["ImageFS", "BlobIO", "LayerFormat", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
-        tests("FuseBridgeTests", ["FuseBridge", "ImageFS", "PosixIO", "CShims", "CFuse3", log]),
+        tests("FuseBridgeTests", ["FuseBridge", "ImageFS", "ChunkStore", "PosixIO", "CShims", "CFuse3", log]),
         tests("MountTests", ["OCIModel", "PosixIO"]),
     ]
 )

@@ -61,8 +61,7 @@ func openIndex(_ json: [UInt8]) -> LayerIndex {
     }
 }
 
-func measureTOC() {
-    let json = makeTOC(entries: entries, seed: 1)
+func measureTOC(_ json: [UInt8]) {
     Benchmark("TOC of 40,000 entries to index") { benchmark in
         for _ in benchmark.scaledIterations { blackHole(buildIndex(json).count) }
     }
@@ -150,7 +149,9 @@ let benchmarks: @Sendable () -> Void = {
         maxDuration: .seconds(2),
         maxIterations: 100_000
     )
-    measureTOC()
+    let json = makeTOC(entries: entries, seed: 1)
+    measureTOC(json)
+    measurePlanning(json)
     measureCodecs()
     measureStore()
 }

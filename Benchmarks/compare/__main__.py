@@ -1,11 +1,13 @@
 """Compares crfs with lazy file systems, full pulls and local bounds on the same work.
 
 usage: CRFS_BINARY=… python3 -m compare [quick|bench|full] [options]      (as root, in Benchmarks/)
+       python3 -m compare compare-runs A.json B.json
 
 The selections are lists of cells (selection.py): quick takes at most 10 minutes, bench at most 60, full as
 long as it takes; check is what --self-check runs. The images come from `python3 -m compare images` (make
 bench-image). Results are kept as JSON in the work directory, $CRFS_BENCH_DIR, else /var/tmp/crfs-bench, and a
-full table goes into docs/benchmarks.md unless --no-document."""
+full table goes into docs/benchmarks.md unless --no-document. compare-runs says which ratios of two runs differ
+by more than 15 %."""
 
 import argparse
 import json
@@ -15,10 +17,12 @@ import shutil
 import sys
 import time
 
-from compare import charts, cleanup, images, machine, origin, report, scenarios, selection, selfcheck, tools
-from compare.contenders import ALL, base
+from compare import agreement, charts, cleanup, delayproxy, facts, images, machine, origin, report
+from compare import scenarios, selection, selfcheck, tools
+from compare.contenders import ALL
+from compare.progress import Durations
 from compare.results import Results
-from compare.runner import Runner
+from compare.runner import Runner, in_rounds, plans_of
 
 
 def words(text):
@@ -33,9 +37,10 @@ def parse():
         "what",
         nargs="?",
         default="quick",
-        choices=[*selection.SELECTIONS, "images", "report"],
+        choices=[*selection.SELECTIONS, "images", "report", "compare-runs"],
         help="a selection to run; images: build what is missing; report: write the document of --json again",
     )
+    parser.add_argument("files", nargs="*", type=pathlib.Path, help="results of two runs, for compare-runs")
     parser.add_argument("--contenders", type=words, default=[], help="only these, comma-separated")
     parser.add_argument("--scenarios", type=words, default=[], help="only these, comma-separated")
     parser.add_argument(
@@ -69,21 +74,33 @@ def parse():
         for name in given:
             if name not in known:
                 parser.error(f"{name} is none of {', '.join(known)}")
+    if len(options.files) != (2 if options.what == "compare-runs" else 0):
+        parser.error("compare-runs takes the results of two runs")
     if (options.only_missing or options.what == "report") and not options.json:
         parser.error("--json must name the results")
     return options
 
 
-def build_images(work):
-    """Builds the images that are missing, and the packed forms of the local bounds."""
-    images.build_all(work, tools.say)
-    for contender in (kind(work) for kind in ALL if kind.kind == base.BOUND):
-        if not contender.unavailable():
-            tools.say(f"{contender.name}: packing")
-            for name in images.names():
-                contender.prepare(images.load(work, name))
-    for name in images.names():
-        scenarios.facts_of(images.load(work, name), work)
+def build_images(work, only):
+    """Builds what is missing for a run: images (all, or those in `only`), packed bounds, contenders, charts."""
+    images.build_all(work, tools.say, only)
+    tools.build_probe(work)
+    delayproxy.program(work)
+    wanted = [images.load(work, name) for name in only or images.names()]
+    for contender in (kind(work) for kind in ALL):
+        reason = contender.unavailable()
+        try:
+            if not reason:
+                tools.say(f"{contender.name}: preparing")
+                contender.build()
+                for image in wanted:
+                    contender.prepare(image)
+        except cleanup.Failed as problem:
+            reason = str(problem)
+        if reason:
+            tools.say(f"{contender.name} will not run: {reason}")
+    for image in wanted:
+        facts.facts_of(image, work)
     charts.prepare(work, tools.say)
     tools.say("the images are complete")
 
@@ -93,7 +110,7 @@ def open_origin(work, kind):
     return origin.Origin(work, rtt_ms=kind.rtt_ms, tls=kind.tls, cdn=kind.cdn, bandwidth=kind.bandwidth)
 
 
-def document_of(runner, facts, outcomes, options, minutes):
+def document_of(runner, machine_facts, outcomes, options, minutes):
     """The results for machines."""
     contenders = {}
     for cell in (outcome.cell for outcome in outcomes):
@@ -109,7 +126,8 @@ def document_of(runner, facts, outcomes, options, minutes):
         "minutes": round(minutes, 1),
         "command": machine.command(),
         "commit": machine.commit(),
-        "machine": facts,
+        "commit_day": machine.commit_day(),
+        "machine": machine_facts,
         "tools": machine.tool_versions(),
         "contenders": {kind.name: contenders[kind.name] for kind in ALL if kind.name in contenders},
         "scenarios": {
@@ -119,6 +137,7 @@ def document_of(runner, facts, outcomes, options, minutes):
                 "unit": scenario.unit,
                 "against": scenario.against,
                 "more_is_better": scenario.more_is_better,
+                "alone": scenario.alone,
             }
             for name, scenario in scenarios.SCENARIOS.items()
         },
@@ -128,6 +147,7 @@ def document_of(runner, facts, outcomes, options, minutes):
                 "file_bytes": image.facts["file_bytes"],
                 "layers": len(image.layers),
                 "blob_bytes": sum(layer["size"] for layer in image.layers),
+                "estargz_bytes": sum(layer["size"] for layer in image.variant_layers["estargz"]),
             }
             for name, image in runner.images.items()
         },
@@ -163,13 +183,24 @@ def write_report(work, path, options):
     print("\n" + report.headline(results))
 
 
+def list_cells(work, cells, chosen, repeat):
+    """Prints the cells, and how long their visits took the last time."""
+    for cell in cells:
+        print(f"{cell.scenario:20} {cell.contender:18} {cell.origin.label:20} {cell.image}")
+    durations, plans = Durations(work, chosen.jobs), in_rounds(plans_of(cells, repeat), repeat)
+    seconds = sum(durations.expected(plan) for _, plan in plans)
+    unknown = len({plan.key() for _, plan in plans if not durations.is_known(plan)})
+    print(
+        f"{len(cells)} cells, {len(plans)} visits in {repeat} runs, about {seconds / 60:.0f} minutes"
+        + (f" ({unknown} visits are guesses)" if unknown else "")
+    )
+
+
 def run(work, options):
     chosen = selection.SELECTIONS[options.what]
     cells = selection.cells(chosen, options.contenders, options.scenarios, options.rtt, options.image)
     if options.list:
-        for cell in cells:
-            print(f"{cell.scenario:20} {cell.contender:18} {cell.origin.label:20} {cell.image}")
-        return
+        return list_cells(work, cells, chosen, options.repeat or chosen.repeat)
     if not cells:
         raise SystemExit("compare: no cell of this selection matches the options")
     kept = {}
@@ -190,9 +221,9 @@ def run(work, options):
         lambda kind: open_origin(work, kind),
         options.repeat,
     )
-    facts = machine.facts(work)
+    machine_facts = machine.facts(work)
     outcomes = runner.run()
-    document = document_of(runner, facts, outcomes, options, (time.monotonic() - before) / 60)
+    document = document_of(runner, machine_facts, outcomes, options, (time.monotonic() - before) / 60)
     if kept:
         keep(document, kept)
     path = work / f"runs/{time.strftime('%Y-%m-%d-%H%M%S')}.json"
@@ -207,6 +238,8 @@ def main():
     options = parse()
     if options.list:
         return run(tools.work_directory(), options)
+    if options.what == "compare-runs":
+        return 1 if agreement.compare(*options.files) else 0
     if os.geteuid() != 0:
         raise SystemExit("compare: needs root: it mounts, and drops the kernel's caches")
     work = tools.work_directory()
@@ -216,7 +249,7 @@ def main():
         if options.self_check:
             return selfcheck.run(work)
         if options.what == "images":
-            return build_images(work)
+            return build_images(work, options.image)
         if options.what == "report":
             return write_report(work, options.json, options)
         run(work, options)

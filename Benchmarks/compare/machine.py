@@ -38,6 +38,11 @@ def commit():
     return (head or "unknown") + ("+" if changed else "")
 
 
+def commit_day():
+    """The day of that commit."""
+    return _output("git", "-C", str(tools.ROOT), "log", "-1", "--format=%cs", "HEAD")
+
+
 def command():
     """How this program was called."""
     return shlex.join(["python3", "-m", "compare", *sys.argv[1:]])

@@ -1,7 +1,9 @@
 /* Reads a mount for the comparison, with as little of its own cost as possible. Prints numbers, see each command.
  *
  * probe serve DIR      waits until DIR lists a name; prints the CLOCK_MONOTONIC time of that, in ns
- * probe first          for each path on standard input: open, read 4096 bytes, close; prints ns and bytes for each
+ * probe first          for each path on standard input, after a pause: open, read 4096 bytes, close; prints ns and bytes
+ *                      of each
+ * probe files DIR      opens, reads and closes the files named on standard input, paths below DIR; prints ns, files, bytes
  * probe read DIR [N]   reads every regular file, in the order of the directories, with N processes that share the files
  *                      in turns; prints ns, files, bytes
  * probe stat DIR       lstat of every entry; prints ns, entries
@@ -57,6 +59,7 @@ static void first(void) {
     char path[PATH_MAX];
     while (fgets(path, sizeof path, stdin)) {
         path[strcspn(path, "\n")] = 0;
+        usleep(200000);  // What came with the file before is dealt with.
         long long before = now();
         int file = open(path, O_RDONLY);
         if (file < 0) fail("open", path);
@@ -75,6 +78,23 @@ static void read_file(int parent, const char *name, const char *path, struct tot
     while ((size = read(file, buffer, sizeof buffer)) > 0) totals->bytes += size;
     if (size < 0) fail("read", path);
     close(file);
+}
+
+/* The names are read before the clock starts. */
+static void read_named(const char *path) {
+    int root = open(path, O_RDONLY | O_DIRECTORY);
+    if (root < 0) fail("open", path);
+    char *text = NULL;
+    size_t room = 0;
+    ssize_t length = getdelim(&text, &room, 0, stdin);
+    struct totals totals = {0};
+    long long before = now();
+    for (char *name = text, *end; length > 0 && (end = strchr(name, '\n')); name = end + 1) {
+        *end = 0;
+        read_file(root, name, name, &totals);
+        totals.files++;
+    }
+    printf("%lld %lld %lld\n", now() - before, totals.files, totals.bytes);
 }
 
 /* Walks below `descriptor`; reads each file whose number modulo `readers` is `reader`, or stats all without readers. */
@@ -134,6 +154,8 @@ int main(int count, char **arguments) {
         serve(arguments[2]);
     } else if (!strcmp(command, "first") && count == 2) {
         first();
+    } else if (!strcmp(command, "files") && count == 3) {
+        read_named(arguments[2]);
     } else if (!strcmp(command, "read") && (count == 3 || count == 4)) {
         int readers = count == 4 ? atoi(arguments[3]) : 1;
         return read_all(arguments[2], readers > 0 ? readers : 1);
@@ -143,7 +165,7 @@ int main(int count, char **arguments) {
         walk_root(arguments[2], 0, 0, &totals);
         printf("%lld %lld\n", now() - before, totals.entries);
     } else {
-        fprintf(stderr, "usage: probe serve DIR | first | read DIR [READERS] | stat DIR\n");
+        fprintf(stderr, "usage: probe serve DIR | first | files DIR | read DIR [READERS] | stat DIR\n");
         return 2;
     }
     return 0;

@@ -1,6 +1,6 @@
 """Writes a run's results as text: into the terminal, and into docs/benchmarks.md between its markers."""
 
-from compare import tools
+from compare import tools, verdicts
 from compare.results import figure, is_crfs, spread
 
 DOCUMENT = tools.ROOT / "docs/benchmarks.md"
@@ -20,6 +20,8 @@ def section(results, charts=()):
     parts = [
         headline(results),
         *facts(results),
+        "### Bars",
+        bars(results),
         "### Where crfs loses",
         losses(results),
         "### Where crfs wins",
@@ -63,11 +65,10 @@ def facts(results):
         for name, image in document["images"].items()
     )
     return [
-        f"Commit {document['commit']}, selection {document['selection']}, {document['repeat']} run(s) of "
-        f"each cell, {document['minutes']:.0f} minutes, `{document['command']}`.",
+        f"Commit {document['commit']} of {document.get('commit_day') or 'an unknown day'}, selection {document['selection']}, {document['repeat']} run(s) of "
+        f"each cell, {document['minutes']:.0f} minutes on {machine['day']}, `{document['command']}`.",
         f"Machine: {machine['cores']} cores ({machine['processor']}), {size(machine['memory'])} of "
-        f"memory, Linux {machine['kernel']}, {machine['filesystem']}, load {machine['load']} before, "
-        f"{machine['day']}.",
+        f"memory, Linux {machine['kernel']}, {machine['filesystem']}, load {machine['load']} before.",
         f"Images: {images}.",
         "Versions: "
         + "; ".join(dict.fromkeys(versions))
@@ -75,6 +76,25 @@ def facts(results):
         + "; ".join(f"{name} {version}" for name, version in document["tools"].items() if version)
         + ".",
     ]
+
+
+def bars(results):
+    """A table of what was to be reached, for each heading, the missed ones first."""
+    parts = []
+    for heading, found in verdicts.all_verdicts(results):
+        met = sum(verdict.verdict == verdicts.MET for verdict in found)
+        parts.append(f"{heading}: {met} of {len(found)} met.")
+        rows = [
+            [verdict.verdict, verdict.title, verdict.bar, verdict.measured]
+            for verdict in found
+            if verdict.verdict != verdicts.NOT_ASKED
+        ]
+        if rows:
+            parts.append(_table(["", "what", "to reach", "measured"], rows))
+        others = [verdict.title for verdict in found if verdict.verdict == verdicts.NOT_ASKED]
+        if others:
+            parts.append(f"Not in this run, whose list of cells is another: {'; '.join(others)}.")
+    return "\n\n".join(parts)
 
 
 def losses(results):
@@ -176,6 +196,7 @@ def figures(results):
                     ("cpu_seconds", lambda n: f"{n:.1f} s"),
                     ("peak_memory", size),
                     ("disk_bytes", size),
+                    ("disk_ratio", lambda n: f"{n:.2f}"),
                 )
             ]
             rows.append(
@@ -200,6 +221,7 @@ def figures(results):
             "CPU",
             "memory",
             "disk",
+            "disk reads",
         ],
         rows,
     )
@@ -212,7 +234,7 @@ def absolute_note(results):
         f"Absolute figures of this machine on {machine['day']}; other machines and days give others. "
         "Requests and bytes are the origin's count since the mount or pull began; CPU, memory (highest RssAnon "
         "+ RssShmem, sampled every 20 ms) and disk are those of the contender's own processes and directories "
-        "up to the end of the row."
+        "up to the end of the row. Disk reads: bytes that fio and the contender read from the disk for each byte that fio asked for."
     )
 
 

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 
-from compare import cleanup, scenarios, tools
-from compare.contenders import ALL
-from compare.progress import Progress
+from compare import cleanup, facts, scenarios, tools
+from compare.contenders import ALL, base
+from compare.progress import Durations, Progress
 from compare.selection import LOCAL
+from compare.visit import Visit
+from compare.visits import VISITS
 
 OK, FAILED, NOT_YET, LEFT_OUT, UNAVAILABLE = "ok", "failed", "not yet", "left out", "unavailable"
 
@@ -34,12 +36,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One visit to make: its cells' scenarios are measured from one mount."""
+    """One visit to make: its cells' scenarios are measured from one mount; in `rounds` of the rounds."""
 
     visit: str
     contender: str
     origin: object
     image: str
+    rounds: int
     scenarios: tuple
 
     def key(self):
@@ -55,20 +58,18 @@ class Runner:
         self.contenders = {kind.name: kind(work) for kind in ALL}
         self.outcomes = {cell: Outcome(cell) for cell in cells}
         self.images = {}
-        self.started = tools.monotonic()
-        self.deadline = self.started + selection.minutes * 60 if selection.minutes else None
+        self.deadline = None
 
     def run(self):
         """Runs everything; returns the outcomes in the order of the cells."""
         tools.build_probe(self.work)
         self._rule_out()
+        # What was missing was built; the time counts from here.
+        self.deadline = tools.monotonic() + self.selection.minutes * 60 if self.selection.minutes else None
         plans = self._plans()
-        rounds = [(number, plan) for number in range(self.repeat) for plan in _in_turns(plans, number)]
-        progress = Progress(
-            self.work,
-            [(plan.key(), self.contenders[plan.contender].kind) for _, plan in rounds],
-            self.deadline,
-        )
+        rounds = in_rounds(plans, self.repeat)
+        durations = Durations(self.work, self.selection.jobs)
+        progress = Progress(durations, [plan for _, plan in rounds], self.deadline)
         with contextlib.ExitStack() as stack:
             origins = {LOCAL: None}
             for number, plan in rounds:
@@ -82,8 +83,8 @@ class Runner:
                     f"run {number + 1} of {self.repeat}"
                 )
                 before = tools.monotonic()
-                self._visit(plan, origins[plan.origin])
-                progress.done(tools.monotonic() - before)
+                complete = self._visit(plan, origins[plan.origin])
+                progress.done(tools.monotonic() - before if complete else None)
             progress.finish()
         return list(self.outcomes.values())
 
@@ -91,7 +92,7 @@ class Runner:
         """An image with its facts, loaded once."""
         if name not in self.images:
             image = self.load_image(name)
-            image.facts = scenarios.facts_of(image, self.work)
+            image.facts = facts.facts_of(image, self.work)
             self.images[name] = image
         return self.images[name]
 
@@ -108,10 +109,9 @@ class Runner:
             except cleanup.Failed as problem:
                 reason = f"cannot be built: {problem}"
             for outcome in mine:
-                not_yet = contender.not_yet(scenarios.SCENARIOS[outcome.cell.scenario])
                 if reason:
                     outcome.status, outcome.reason = UNAVAILABLE, reason
-                elif not_yet:
+                elif not_yet := contender.not_yet(scenarios.SCENARIOS[outcome.cell.scenario]):
                     outcome.status, outcome.reason = NOT_YET, not_yet
         for outcome in self.outcomes.values():
             if outcome.status == LEFT_OUT:
@@ -122,23 +122,17 @@ class Runner:
 
     def _plans(self):
         """The visits of the cells that can run, in order."""
-        groups = {}
-        for cell, outcome in self.outcomes.items():
-            if outcome.status == LEFT_OUT:
-                visit = scenarios.visit_of(
-                    scenarios.SCENARIOS[cell.scenario], self.contenders[cell.contender]
-                )
-                groups.setdefault((visit, cell.contender, cell.origin, cell.image), []).append(cell.scenario)
-        return [Plan(*key, tuple(names)) for key, names in groups.items()]
+        return plans_of([cell for cell, outcome in self.outcomes.items() if outcome.status == LEFT_OUT], self.repeat)
 
     def _is_over(self, progress):
         """Whether the next visit would end after the selection's time."""
         return self.deadline is not None and tools.monotonic() + progress.expected() > self.deadline
 
     def _visit(self, plan, origin):
+        """Makes a visit; returns whether it has all its figures."""
         contender, image = self.contenders[plan.contender], self.image(plan.image)
         limit = tools.monotonic() + self.selection.cell_seconds
-        visit = scenarios.Visit(
+        visit = Visit(
             self.work,
             contender,
             image,
@@ -148,9 +142,11 @@ class Runner:
             self.selection.fio_seconds,
             self.selection.jobs,
         )
-        problem = None
+        problem, status = None, FAILED
         try:
-            scenarios.VISITS[plan.visit](visit)
+            VISITS[plan.visit](visit)
+        except base.NotYet as lacking:
+            problem, status = str(lacking), NOT_YET
         except (cleanup.Failed, OSError, ValueError, KeyError) as error:
             problem = str(error) if isinstance(error, cleanup.Failed) else f"{type(error).__name__}: {error}"
         finally:
@@ -162,7 +158,8 @@ class Runner:
                 if outcome.status != FAILED:
                     outcome.status, outcome.reason = OK, ""
             elif self.deadline is None or tools.monotonic() < self.deadline:
-                outcome.status, outcome.reason = FAILED, problem or "no figure"
+                outcome.status, outcome.reason = status, problem or "no figure"
+        return not problem
 
     def _cell(self, plan, name):
         for cell in self.outcomes:
@@ -174,6 +171,25 @@ class Runner:
             ):
                 return cell
         raise KeyError(name)
+
+
+def plans_of(cells, repeat):
+    """The visits of cells, in order. A cell that another run of the selection measures fewer times says so."""
+    kinds, groups = {kind.name: kind for kind in ALL}, {}
+    for cell in cells:
+        visit = scenarios.visit_of(scenarios.SCENARIOS[cell.scenario], kinds[cell.contender])
+        key = (visit, cell.contender, cell.origin, cell.image, min(cell.rounds or repeat, repeat))
+        groups.setdefault(key, []).append(cell.scenario)
+    return [Plan(*key, tuple(names)) for key, names in groups.items()]
+
+
+def in_rounds(plans, repeat):
+    """(round, plan) of all visits, in the order in which they run."""
+    return [
+        (number, plan)
+        for number in range(repeat)
+        for plan in _in_turns([plan for plan in plans if number < plan.rounds], number)
+    ]
 
 
 def _in_turns(plans, number):

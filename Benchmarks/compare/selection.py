@@ -8,6 +8,7 @@ import dataclasses
 
 from compare import scenarios
 from compare.contenders import ALL, base
+from compare.results import is_crfs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +31,33 @@ LOCAL = OriginKind("local")  # for bounds, which need no origin
 ORIGINS = {kind.label: kind for kind in (*PLAIN.values(), TLS_15, CDN_15, GBIT, MBIT_200)}
 
 CRFS = ("crfs", "crfs-background")
+OPENS = ("crfs-open-none", "crfs-open-daemon")
 BEST = ("crfs", "stargz-1m")
 LAZY = tuple(contender.name for contender in ALL if contender.kind == base.LAZY)
 PULLS = tuple(contender.name for contender in ALL if contender.kind == base.PULL)
 BOUNDS = tuple(contender.name for contender in ALL if contender.kind == base.BOUND)
 SYNTHETIC = ("entries-5k", "entries-50k", "entries-500k", "layers-1", "layers-5", "layers-40")
-METADATA = ("find-cold", "ls-cold", "ls-warm", "stat-cold", "stat-warm")
+METADATA = ("find-cold", "find-warm", "ls-cold", "ls-warm", "stat-cold", "stat-warm")
 FIRST = ("serve", "first-small", "first-large")
 PYTHON = ("python", "python-disk", "python-warm")
 READ = ("read-all", "read-all-disk", "read-all-warm")
+KNOWN = ("serve-known", "idle", "index-layer", "index-merged")
 LATER = ("python-landmark", "python-profile", "python-zstdchunked", "python-gzip")
+# What an option of crfs can change: there it is shown beside.
+WITH_BACKGROUND = (*FIRST, "python", "python-profile", "python-landmark", "read-all", "jobs-stay")
+WITH_OPEN = ("python-warm", "read-all-warm", "hot", "large-warm", "large-known", "open", "jobs", "jobs-stay")
+OPTIONS = {"crfs-background": WITH_BACKGROUND, **dict.fromkeys(OPENS, WITH_OPEN)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """`rounds`: how many of the selection's runs measure it, where it need not be all."""
+
     scenarios: tuple
     contenders: tuple
     origins: tuple = (PLAIN[0],)
     image: str = "main"
+    rounds: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,44 +81,66 @@ QUICK = Selection(
     rows=(
         Row((*FIRST, *METADATA), ("crfs", "stargz-1m", "ext4", "erofs")),
         Row(FIRST, ("stargz-default", "stargz-background")),
-        Row(PYTHON, (*LAZY, *BOUNDS)),
+        Row(PYTHON, ("crfs", "stargz-1m", "ext4", "erofs")),
+        Row(("python",), ("crfs-background", "stargz-default", "stargz-background", "squashfuse")),
         Row(("serve", "python", "read-all"), PULLS),
-        Row(FIRST, ("crfs", "stargz-default", "stargz-1m"), (PLAIN[15],)),
-        Row(("python",), ("crfs", "stargz-default", "stargz-1m"), (PLAIN[15],)),
-        Row(LATER, (*CRFS, "stargz-1m"), (PLAIN[15],)),
+        Row(FIRST, BEST, (PLAIN[15],)),
+        Row(("python",), ("crfs", "crfs-background", "stargz-default", "stargz-1m"), (PLAIN[15],)),
+        Row(LATER, ("crfs", "stargz-1m"), (PLAIN[15],)),
         Row(("serve", "read-all"), (*BEST, "curl-tar"), image="small"),
-        *(Row(("serve", "find-cold"), BEST, image=name) for name in SYNTHETIC),
-        Row(("jobs",), ("crfs", "stargz-1m", "ext4")),
+        *(Row(("serve", "find-cold"), BEST, image=name) for name in SYNTHETIC if name != "layers-1"),
+        Row(KNOWN, ("crfs",)),
+        Row(("jobs", "jobs-stay"), ("crfs", "ext4")),
         Row(("fio",), ("crfs", "stargz-1m", "ext4")),
         Row(("read-all", "fio-disk"), ("crfs", "stargz-1m", "ext4", "erofs")),
         Row(("read-all-disk",), ("crfs", "ext4")),
+        Row(("hot",), ("crfs", "ext4")),
         Row(("serve", "python"), PULLS, (PLAIN[15],)),
     ),
 )
 
+# Every bar of bars.py is read off this one; --self-check holds it to that.
 BENCH = Selection(
     repeat=3,
     minutes=58,
     cell_seconds=240,
     fio_seconds=5,
-    jobs=10,
+    jobs=50,
     rows=(
         Row((*FIRST, *METADATA), ("crfs", "stargz-1m", "ext4", "erofs")),
-        Row(FIRST, ("stargz-default", "stargz-background")),
-        Row(PYTHON, (*LAZY, *BOUNDS)),
+        Row(FIRST, ("crfs-background", "stargz-default")),
+        Row(PYTHON, ("crfs", "stargz-1m", "ext4", "erofs")),
+        Row(("python",), ("crfs-background", "stargz-default", "stargz-background", "squashfuse")),
         Row(("serve", "python", "read-all"), PULLS),
-        Row((*READ, "fio-disk"), ("crfs", "crfs-background", "stargz-1m", *BOUNDS)),
-        Row(FIRST, ("crfs", "stargz-default", "stargz-1m"), (PLAIN[15], PLAIN[50])),
-        Row(("python",), ("crfs", "crfs-background", "stargz-default", "stargz-1m"), (PLAIN[15], PLAIN[50])),
-        Row(LATER, (*CRFS, "stargz-1m"), (PLAIN[15],)),
-        Row(("serve", "python", "read-all"), PULLS, (PLAIN[15], TLS_15)),
-        Row(("jobs",), ("crfs", "stargz-1m", "ext4")),
-        Row(("fio",), ("crfs", "stargz-1m", "ext4"), (PLAIN[0], PLAIN[15])),
-        Row(("read-all",), BEST, (TLS_15,)),
+        Row((*READ, "fio-disk"), ("crfs", "ext4")),
+        Row(("read-all", "fio-disk"), ("stargz-1m", "erofs")),
+        Row(("read-all",), ("crfs-background",)),
+        Row(FIRST, BEST, (PLAIN[15], PLAIN[50])),
+        Row(("python",), ("crfs", "crfs-background", "stargz-default", "stargz-1m"), (PLAIN[15],)),
+        Row(("python",), ("crfs", "crfs-background", "stargz-1m"), (PLAIN[50],)),
+        Row(("python-profile",), CRFS, (PLAIN[15],)),
+        Row(("python-profile",), ("crfs",), (PLAIN[50],)),
+        Row(("python-landmark",), BEST, (PLAIN[15],)),
+        Row(("python-zstdchunked", "python-gzip"), ("crfs",), (PLAIN[15],)),
+        Row(("serve", "python", "read-all"), PULLS, (TLS_15, GBIT)),
+        Row(("python",), ("crfs",), (TLS_15,)),
+        Row(("read-all",), ("crfs",), (TLS_15, GBIT)),
+        # Each is a median of 49 jobs.
+        Row(("jobs", "jobs-stay"), ("crfs", "stargz-1m", "ext4"), rounds=1),
+        Row(("fio",), ("crfs", "stargz-1m", "ext4")),
         Row(("serve", "read-all"), (*BEST, "curl-tar"), image="small"),
-        *(Row(("serve", "find-cold"), BEST, image=name) for name in SYNTHETIC),
-        Row(("read-all",), ("stargz-default",)),
-        Row(("read-8",), ("crfs", "stargz-1m", "ext4")),
+        *(Row(("serve", "find-cold"), BEST, image=name) for name in ("entries-5k", "entries-50k")),
+        *(Row(("serve", "find-cold"), BEST, image=name) for name in ("layers-5", "layers-40")),
+        Row(("serve",), BEST, image="entries-500k"),
+        Row(("serve",), ("crfs",), (PLAIN[15],), image="layers-40"),
+        Row(KNOWN, ("crfs",)),
+        Row(("serve-known",), ("stargz-1m",)),
+        Row(KNOWN, ("crfs",), image="entries-500k"),
+        Row(("idle",), ("crfs",), image="layers-40"),
+        Row(("hot", "large-warm", "large-known"), ("crfs", "stargz-1m", "ext4")),
+        Row(("hot",), OPENS),
+        Row(("open",), ("crfs", *OPENS, "ext4"), image="entries-50k"),
+        Row(("read-8",), ("crfs", "ext4")),
     ),
 )
 
@@ -126,9 +158,10 @@ FULL = Selection(
         ),
         Row(("serve", "read-all"), (*LAZY, *PULLS, *BOUNDS), (PLAIN[0], PLAIN[15]), image="small"),
         *(
-            Row(("serve", *METADATA), (*LAZY, *BOUNDS), (PLAIN[0], PLAIN[15]), image=name)
+            Row(("serve", *KNOWN, *METADATA), (*LAZY, *BOUNDS), (PLAIN[0], PLAIN[15]), image=name)
             for name in SYNTHETIC
         ),
+        Row(("open",), (*LAZY, *BOUNDS), image="entries-50k"),
     ),
 )
 
@@ -143,6 +176,12 @@ CHECK = Selection(
         Row(
             ("serve", "first-small", "find-cold", "python", "python-warm", "read-all", "read-8", "jobs"),
             ("crfs", *LAZY[-3:], *PULLS, *BOUNDS),
+            image="small",
+        ),
+        Row(
+            ("find-warm", *KNOWN, "python-profile", "python-gzip", "read-all-disk", "fio-disk", "hot")
+            + ("large-warm", "large-known", "open", "jobs-stay"),
+            (*CRFS, *OPENS, "ext4"),
             image="small",
         ),
         Row(("serve", "read-all"), (*BEST, *PULLS), (PLAIN[15], TLS_15, CDN_15, MBIT_200), image="small"),
@@ -160,6 +199,7 @@ class Cell:
     contender: str
     origin: OriginKind
     image: str
+    rounds: int | None = dataclasses.field(default=None, compare=False)
 
 
 def cells(selection, only_contenders=(), only_scenarios=(), only_rtts=(), only_images=()):
@@ -175,14 +215,15 @@ def cells(selection, only_contenders=(), only_scenarios=(), only_rtts=(), only_i
                     scenario, kind = scenarios.SCENARIOS[name], kinds[contender].kind
                     if kind not in scenario.kinds or (only_images and row.image not in only_images):
                         continue
-                    if scenario.against and contender not in CRFS:
+                    if (scenario.against or scenario.alone) and not is_crfs(contender):
                         continue
-                    if contender == "crfs-background" and name not in ("python", "read-all"):
+                    if name not in OPTIONS.get(contender, (name,)):
                         continue
                     if (only_contenders and contender not in only_contenders) or (
                         only_scenarios and name not in only_scenarios
                     ):
                         continue
-                    cell = Cell(name, contender, LOCAL if kind == base.BOUND else origin, row.image)
+                    place = LOCAL if kind == base.BOUND else origin
+                    cell = Cell(name, contender, place, row.image, row.rounds)
                     found.setdefault(cell)
     return list(found)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from compare import cleanup, images, origin, tools
+from compare import bars, cleanup, images, origin, selection, tools, verdicts
 
 # Where a run is interrupted: seconds after its start, and the signal.
 INTERRUPTIONS = ((1.0, signal.SIGINT), (3.0, signal.SIGTERM), (6.0, signal.SIGINT), (9.0, signal.SIGKILL))
@@ -16,7 +16,7 @@ MATRIX = ["check", "--no-document"]
 
 def run(work):
     """Runs all checks; returns the exit code."""
-    failures = images.self_check(work) + origin.self_check(work)
+    failures = unlisted_bars() + images.self_check(work) + origin.self_check(work)
     failures += _whole_matrix(work)
     for seconds, number in INTERRUPTIONS:
         failures += _interrupted(work, seconds, number)
@@ -24,6 +24,22 @@ def run(work):
         tools.say(f"self-check failed: {failure}")
     tools.say(f"self-check: {len(failures)} failures" if failures else "self-check: all is well")
     return 1 if failures else 0
+
+
+def unlisted_bars():
+    """Bars that cannot be read off `bench`, because it has no such cell."""
+    listed = {
+        (cell.scenario, cell.contender, cell.origin.label, cell.image)
+        for cell in selection.cells(selection.BENCH)
+    }
+    bounds = set(selection.BOUNDS)
+    places = [
+        (place.scenario, place.contender, "local" if place.contender in bounds else place.origin, place.image)
+        for _, some in bars.ALL
+        for bar in some
+        for place in verdicts.places_of(bar)
+    ]
+    return [f"bench has no cell {' '.join(place)}, which a bar needs" for place in places if place not in listed]
 
 
 def _start(work, log, *more):

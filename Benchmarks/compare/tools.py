@@ -1,8 +1,10 @@
 """Small things that contenders and scenarios share: the probe, caches, samples of memory, processor time."""
 
 import json
+import mmap
 import os
 import pathlib
+import resource
 import shutil
 import sys
 import threading
@@ -52,16 +54,38 @@ def drop_caches():
         file.write("3")
 
 
+_mapped = {}  # file -> its mapping
+
+
 def warm_blobs(work, digests):
-    """Reads the registry's files of these blobs, so that the origin does not wait for this machine's disk."""
+    """Reads the registry's files of these blobs, so that the origin does not wait for this machine's disk.
+
+    They stay mapped: the kernel does not drop pages that are, so that this takes long only once.
+    """
     for digest in digests:
         algorithm, _, value = digest.partition(":")
         path = work / f"registry/docker/registry/v2/blobs/{algorithm}/{value[:2]}/{value}/data"
-        if path.exists():
-            with open(path, "rb", buffering=0) as file:
-                block = bytearray(1 << 20)
-                while file.readinto(block):
-                    pass
+        if not path.exists():
+            continue
+        with open(path, "rb", buffering=0) as file:
+            block = bytearray(1 << 20)
+            while file.readinto(block):
+                pass
+            if path not in _mapped:
+                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+                _mapped[path] = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
+
+
+def disk_reads(pid=None):
+    """Bytes that ended children of this process read from disks, read-ahead included, and a running one."""
+    total = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * 512
+    for member in [pid, *cleanup.descendants(pid)] if pid else []:
+        try:
+            with open(f"/proc/{member}/io") as file:
+                total += sum(int(line.split()[1]) for line in file if line.startswith("read_bytes:"))
+        except OSError:
+            continue
+    return total
 
 
 def stored_manifest(work, repository, tag):

@@ -20,6 +20,12 @@ CURLcode crfs_curl_set_headers(CURL *easy, struct curl_slist *headers) {
     return curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
 }
 
+CURLcode crfs_curl_set_blob(CURL *easy, CURLoption option, const void *data, size_t size) {
+    // The struct wants a pointer that it could write through; with CURL_BLOB_COPY libcurl does not.
+    struct curl_blob blob = {.data = (void *)data, .len = size, .flags = CURL_BLOB_COPY};
+    return curl_easy_setopt(easy, option, &blob);
+}
+
 CURLcode crfs_curl_set_error_buffer(CURL *easy, char *buffer) {
     return curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, buffer);
 }

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -39,6 +40,7 @@ struct crfs_fuse_link {
     atomic_int state;
     uint64_t unique;
     uint64_t offered;
+    int wants_passthrough;
 };
 
 crfs_fuse_link *crfs_fuse_link_new(crfs_fuse_serving serving) {
@@ -51,6 +53,8 @@ crfs_fuse_link *crfs_fuse_link_new(crfs_fuse_serving serving) {
 }
 
 void crfs_fuse_link_free(crfs_fuse_link *link) { free(link); }
+
+void crfs_fuse_link_want_passthrough(crfs_fuse_link *link) { link->wants_passthrough = 1; }
 
 void crfs_fuse_link_set_owner(crfs_fuse_link *link, void *owner) { link->owner = owner; }
 
@@ -75,10 +79,35 @@ struct fuse_session *crfs_fuse_session_new(int argc, const char *const *argv, co
 
 // ---- The INIT exchange ------------------------------------------------------------------------------------------
 
+// Of Linux 6.9, which the headers may be older than: flag 37 of INIT, an answer to OPEN, two requests to /dev/fuse.
+enum { PASSTHROUGH_IN_FLAGS2 = 1 << 5, OPEN_PASSTHROUGH = 1 << 7 };
+
+struct backing_map {
+    int32_t fd;
+    uint32_t flags;
+    uint64_t padding;
+};
+
+struct open_reply {
+    uint64_t handle;
+    uint32_t flags;
+    int32_t backing_id;
+};
+_Static_assert(sizeof(struct open_reply) == sizeof(struct fuse_open_out), "the kernel's answer to OPEN has 16 bytes");
+
+#define BACKING_OPEN _IOW(229, 1, struct backing_map)
+#define BACKING_CLOSE _IOW(229, 2, uint32_t)
+
 // The one place where the INIT reply is changed. `reply` is whole, `offered` what the kernel can do.
-static void edit_init_reply(struct fuse_init_out *reply, uint64_t offered) {
+static void edit_init_reply(struct fuse_init_out *reply, uint64_t offered, int wants_passthrough) {
     // libfuse 3.14 knows this flag and does not send it.
     reply->flags |= (uint32_t)offered & FUSE_PARALLEL_DIROPS;
+    if (wants_passthrough && (offered & FUSE_INIT_EXT) && (offered >> 32 & PASSTHROUGH_IN_FLAGS2)) {
+        reply->flags |= FUSE_INIT_EXT;
+        reply->flags2 |= PASSTHROUGH_IN_FLAGS2;
+        // max_stack_depth. With 2 no overlayfs could be mounted over this one.
+        reply->unused[0] = 1;
+    }
 }
 
 static ssize_t write_init_reply(crfs_fuse_link *link, int fd, struct iovec *iov, int count) {
@@ -92,7 +121,7 @@ static ssize_t write_init_reply(crfs_fuse_link *link, int fd, struct iovec *iov,
         return writev(fd, iov, count);
     }
     memcpy(&reply, iov[1].iov_base, sizeof reply);
-    edit_init_reply(&reply, link->offered);
+    edit_init_reply(&reply, link->offered, link->wants_passthrough);
     edited[0] = iov[0];
     edited[1] = (struct iovec){&reply, sizeof reply};
     result = writev(fd, edited, 2);
@@ -175,6 +204,34 @@ int crfs_fuse_session_attach(struct fuse_session *session) {
         .splice_send = io_splice,
     };
     return fuse_session_custom_io(session, &io, fuse_session_fd(session));
+}
+
+// ---- Files behind files ------------------------------------------------------------------------------------------
+
+int crfs_fuse_has_passthrough(uint64_t chosen) { return (chosen >> 32 & PASSTHROUGH_IN_FLAGS2) != 0; }
+
+int crfs_fuse_backing_open(struct fuse_session *session, int fd) {
+    struct backing_map map = {.fd = fd};
+    int id = ioctl(fuse_session_fd(session), BACKING_OPEN, &map);
+    return id >= 0 ? id : -errno;
+}
+
+void crfs_fuse_backing_close(struct fuse_session *session, int id) {
+    uint32_t number = (uint32_t)id;
+    (void)ioctl(fuse_session_fd(session), BACKING_CLOSE, &number);
+}
+
+int crfs_fuse_reply_passthrough(struct fuse_req *request, uint64_t handle, int id) {
+    struct open_reply reply = {.handle = handle, .flags = OPEN_PASSTHROUGH, .backing_id = id};
+    return fuse_reply_buf(request, (const char *)&reply, sizeof reply);
+}
+
+int crfs_fuse_reply_file(struct fuse_req *request, int fd, off_t offset, size_t count) {
+    struct fuse_bufvec data = FUSE_BUFVEC_INIT(count);
+    data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY;
+    data.buf[0].fd = fd;
+    data.buf[0].pos = offset;
+    return fuse_reply_data(request, &data, 0);
 }
 
 // ---- The loop ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -32,9 +34,57 @@ void crfs_name_thread(const char *name) {
 
 void crfs_configure_malloc(void) {
     mallopt(M_ARENA_MAX, 2);
-    // A fixed threshold: glibc raises it otherwise each time a large block is freed, and chunks stay in the heap.
-    mallopt(M_MMAP_THRESHOLD, 256 * 1024);
-    mallopt(M_TRIM_THRESHOLD, 512 * 1024);
+    // A fixed threshold: glibc raises it otherwise each time a large block is freed, and chunks stay in the heap. Below it
+    // blocks come from the heap, whose pages need not be cleared by the kernel each time: most members and requests.
+    mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 8 * 1024 * 1024);
+}
+
+int crfs_spawn_piped(const char *program, const char *argument, int *input, int *output, int *pid) {
+    int in[2], out[2];
+    if (pipe2(in, O_CLOEXEC) != 0) return errno;
+    if (pipe2(out, O_CLOEXEC) != 0) {
+        int error = errno;
+        close(in[0]);
+        close(in[1]);
+        return error;
+    }
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    int error = posix_spawn_file_actions_init(&actions);
+    if (error == 0) {
+        error = posix_spawnattr_init(&attributes);
+        if (error != 0) posix_spawn_file_actions_destroy(&actions);
+    }
+    if (error == 0) {
+        sigset_t none, all;
+        sigemptyset(&none);
+        sigfillset(&all);
+        char *arguments[] = {(char *)program, (char *)argument, NULL};
+        if ((error = posix_spawn_file_actions_adddup2(&actions, in[0], 0)) == 0 &&
+            (error = posix_spawn_file_actions_adddup2(&actions, out[1], 1)) == 0 &&
+            (error = posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)) == 0 &&
+            (error = posix_spawn_file_actions_addclosefrom_np(&actions, 3)) == 0 &&
+            (error = posix_spawn_file_actions_addchdir_np(&actions, "/")) == 0 &&
+            (error = posix_spawnattr_setsigmask(&attributes, &none)) == 0 &&
+            (error = posix_spawnattr_setsigdefault(&attributes, &all)) == 0 &&
+            (error = posix_spawnattr_setpgroup(&attributes, 0)) == 0 &&
+            (error = posix_spawnattr_setflags(
+                 &attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP)) == 0)
+            error = posix_spawnp(pid, program, &actions, &attributes, arguments, environ);
+        posix_spawnattr_destroy(&attributes);
+        posix_spawn_file_actions_destroy(&actions);
+    }
+    close(in[0]);
+    close(out[1]);
+    if (error != 0) {
+        close(in[1]);
+        close(out[0]);
+        return error;
+    }
+    *input = in[1];
+    *output = out[0];
+    return 0;
 }
 
 // ---- Unix sockets -----------------------------------------------------------------------------------------------

@@ -184,6 +184,10 @@ crfs_toc_status Walk::field(const char *key, value &item) {
         if (is(key, "offset"))
             return number(item, "offset", CRFS_TOC_HAS_OFFSET, &current.offset);
         break;
+    case 'e':
+        if (is(key, "endOffset"))
+            return number(item, "endOffset", CRFS_TOC_HAS_END_OFFSET, &current.end_offset);
+        break;
     case 'd':
         if (is(key, "digest"))
             return text(item, "digest", &current.digest);

@@ -34,3 +34,34 @@ enum crfs_stream_status crfs_unzstd_step(crfs_unzstd *unzstd, const uint8_t *in,
         return CRFS_STREAM_BAD;
     }
 }
+
+enum crfs_inflate_status crfs_unzstd_frames(crfs_unzstd *unzstd, const uint8_t *in, size_t in_size, size_t wanted,
+                                            uint8_t *out, size_t out_size, size_t *produced, size_t *consumed) {
+    size_t read = 0, written = 0;
+    *produced = 0;
+    *consumed = 0;
+    do {
+        if (read == in_size)
+            return CRFS_INFLATE_SHORT;
+        // A frame must be found whole before it is decoded: that needs no window, since the output is one piece.
+        size_t frame = ZSTD_findFrameCompressedSize(in + read, in_size - read);
+        if (ZSTD_isError(frame))
+            return ZSTD_getErrorCode(frame) == ZSTD_error_srcSize_wrong ? CRFS_INFLATE_SHORT : CRFS_INFLATE_BAD;
+        size_t result = ZSTD_decompressDCtx(unzstd, out + written, out_size - written, in + read, frame);
+        if (ZSTD_isError(result)) {
+            switch (ZSTD_getErrorCode(result)) {
+            case ZSTD_error_dstSize_tooSmall:
+                return CRFS_INFLATE_SPACE;
+            case ZSTD_error_memory_allocation:
+                return CRFS_INFLATE_MEMORY;
+            default:
+                return CRFS_INFLATE_BAD;
+            }
+        }
+        read += frame;
+        written += result;
+    } while (written < wanted);
+    *produced = written;
+    *consumed = read;
+    return CRFS_INFLATE_OK;
+}

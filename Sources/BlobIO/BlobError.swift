@@ -6,11 +6,11 @@ internal import PosixIO
 /// How chunks are checked (spec section 4).
 public enum VerifyMode: String, Sendable, CaseIterable {
     /// By digest where the manifest promises the TOC's digest; a layer without one is mounted with what it has (chunk
-    /// digests of its own TOC, gzip's CRC-32), and the log says so once.
+    /// digests of its own TOC, the checksums of its members), and the log says so once.
     case auto
     /// As `auto`, but a layer without a promised TOC digest is refused.
     case require
-    /// By gzip's CRC-32 only.
+    /// By the checksums of members only: gzip's CRC-32, zstd's content checksum.
     case off
 }
 
@@ -69,7 +69,7 @@ public struct BlobError: Error, Sendable, CustomStringConvertible {
         case .noIndex:
             self.init(
                 .unsupported,
-                "\(name) cannot be read lazily: \(error.reason); this version reads eStargz and stargz:"
+                "\(name) cannot be read lazily: \(error.reason); this version reads eStargz, stargz and zstd:chunked:"
                     + " convert it with `crfs convert`"
             )
         case .tooLarge:

@@ -43,7 +43,7 @@ extension BlobIO {
     }
 
     /// The part of a chunk's member that is fetched.
-    private static func fetchRange(_ chunk: Chunk) -> ByteRange {
+    static func fetchRange(_ chunk: Chunk) -> ByteRange {
         ByteRange(offset: chunk.member.offset, count: min(chunk.member.count, MemberDecoder.mostCompressed))
     }
 
@@ -58,11 +58,11 @@ extension BlobIO {
         guard let order = layer.streams.missed(range, link) else {
             return depart(layer, new, demanded, link, mostNear: 0)
         }
-        let near = min(order.near, max(aheadRoom, limits.leastWidening))
+        let near = min(order.near, max(aheadRoom(layer), limits.leastWidening))
         let map = IndexMembers(index: layer.index)
         // What comes before the first one delays it, so there is little of that.
         let (before, flightsBefore) = claim(layer) { isAbsent in
-            FetchPlanner.preceding(map, before: range.offset, bytes: near / 16, isAbsent: isAbsent)
+            FetchPlanner.preceding(map, before: range.offset, bytes: near / 4, isAbsent: isAbsent)
         }
         var end = order.start
         let (after, flightsAfter) = claim(layer) { isAbsent in
@@ -80,7 +80,7 @@ extension BlobIO {
         }
         let widened = (before + after).reduce(0) { $0 + $1.range.count }
         counters.bytesWidened.add(widened, ordering: .relaxed)
-        depart(layer, flightsBefore + new + flightsAfter, before + demanded + after, link, mostNear: near + near / 16)
+        depart(layer, flightsBefore + new + flightsAfter, before + demanded + after, link, mostNear: near + near / 4)
         let rest = order.bytes - min(order.bytes, order.near)
         let ahead = runAhead(layer, from: end, bytes: rest, link)
         layer.streams.extended(order.stream, to: ahead.end, bytes: widened + ahead.bytes)
@@ -115,7 +115,7 @@ extension BlobIO {
         var total: UInt64 = 0
         // A step that finds nothing new passes what is there.
         for _ in 0..<bytes / span + 4 where total < bytes {
-            let room = aheadRoom
+            let room = aheadRoom(layer)
             let step = min(bytes - total, span, room)
             guard step > 0 else { break }
             var found = FetchPlanner.Found(end: end)
@@ -141,8 +141,12 @@ extension BlobIO {
         return (end, total)
     }
 
-    /// How much more may be sent for without having been asked for.
-    private var aheadRoom: UInt64 { limits.mostInFlight - min(limits.mostInFlight, aheadBudget.used) }
+    /// How much more may be sent for without having been asked for. No layer takes the last quarter from the others.
+    private func aheadRoom(_ layer: Layer) -> UInt64 {
+        let most = limits.mostInFlight
+        let own = UInt64(max(0, layer.bytesAhead.load(ordering: .relaxed)))
+        return min(most - min(most, aheadBudget.used), most * 3 / 4 - min(most * 3 / 4, own))
+    }
 
     /// Makes flights for members that are neither there nor on their way, as `plan` chooses them.
     private func claim(
@@ -193,7 +197,7 @@ extension BlobIO {
     }
 
     /// Fetches the members of one request, and hands each to the workers when it is there.
-    private func fly(
+    func fly(
         _ layer: Layer,
         _ flights: [Flight],
         _ range: ByteRange,
@@ -204,10 +208,7 @@ extension BlobIO {
         if priority == .demand { counters.demandRequests.add(1, ordering: .relaxed) }
         let span = SpanAssembler(range, flights) { flight, bytes in
             self.landing.append(flight, Flight.Arrival(bytes: bytes, isSecond: isSecond))
-            self.workers.submit {
-                guard let (flight, arrival) = self.landing.next() else { return }
-                self.land(flight, arrival.bytes, isSecond: arrival.isSecond)
-            }
+            self.workers.submit { self.work() }
         }
         do throws(BlobError) {
             try await layer.fetch(span, priority, fresh: isSecond)
@@ -222,8 +223,17 @@ extension BlobIO {
         Task { await self.fly(flight.layer, [flight], flight.range, .demand, isSecond: true) }
     }
 
-    /// On a worker: inflates and checks a member, answers those who wait, then packs its chunks into the store. The
-    /// flight leaves the table last, so that a reader finds the chunks in one or the other.
+    /// On a worker: does what is to be done next.
+    private func work() {
+        switch landing.next() {
+        case .inflate(let flight, let arrival): land(flight, arrival.bytes, isSecond: arrival.isSecond)
+        case .pack(let flight, let member): pack(flight, member)
+        case nil: break
+        }
+    }
+
+    /// Inflates and checks a member and answers those who wait. Its chunks are packed later: LZ4 and the disk take longer
+    /// than all before, and the next reader waits for another member.
     private func land(_ flight: Flight, _ bytes: SharedBytes, isSecond: Bool) {
         let layer = flight.layer
         let member: DecodedMember
@@ -242,6 +252,14 @@ extension BlobIO {
             }
         }
         flight.finish(.landed(member))
+        landing.append(flight, landed: member)
+        workers.submit { self.work() }
+    }
+
+    /// Packs a member's chunks into the store. The flight leaves the table last, so that a reader finds the chunks in one
+    /// or the other.
+    private func pack(_ flight: Flight, _ member: DecodedMember) {
+        let layer = flight.layer
         for payload in member.payloads where payload.isGood {
             guard let range = DecodedMember.range(payload.innerOffset, payload.length, in: member.bytes.count) else {
                 continue
@@ -255,6 +273,7 @@ extension BlobIO {
             store.insert(key, member.bytes.span.extracting(range))
         }
         flights.remove(flight)
+        flight.leave(nil)
     }
 
     /// A member that cannot be inflated: asked for once more, then an error for those who wait.
@@ -289,5 +308,6 @@ extension BlobIO {
         flights.remove(flight)
         log(.error, cause: "fetch \(error.kind) \(flight.layer.digest)") { error.reason }
         flight.finish(.failed(error))
+        flight.leave(error)
     }
 }

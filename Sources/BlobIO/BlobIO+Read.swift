@@ -104,6 +104,7 @@ extension BlobIO {
                 throw contradiction(request)
             }
             guard chunk.isZeros || chunk.member.count > 0 else { throw contradiction(request) }
+            if !layer.usage.read.contains(number) { noteFirstRead(layer, record: request.record, number) }
             let within = Int(position - chunk.fileOffset)
             let take = min(Int(end - position), Int(chunk.length) - within)
             if try append(layer, chunk, within, take, held, missing.isEmpty, &buffer) {

@@ -13,7 +13,10 @@ public struct BlobIOOptions: Sendable {
     public var memoryCacheBytes: Int = 256 << 20
     /// Absolute path of the directory for chunks, which exists: `<cache>/chunks`; nil to keep none on disk.
     public var chunkDirectory: String?
-    /// Bytes that the chunks may take on disk.
+    /// Absolute path of the directory for materialised files: `<cache>/files`; nil to make none. They take up to a quarter
+    /// of `cacheBytes`.
+    public var fileDirectory: String?
+    /// Bytes that chunks and materialised files may take on disk.
     public var cacheBytes: Int = 10 << 30
     /// Absolute path of the directory for layer indexes: `<cache>/layers`.
     public var indexDirectory: String
@@ -37,10 +40,16 @@ public final class BlobIO: Sendable {
     let counters = Counters()
     let landing = LandingQueue()
     let aheadBudget = AheadBudget()
+    let prefetcher = Prefetcher()
+    /// Takes down what is read first, for profiles.
+    public let recorder = Recorder()
     let limits: FetchLimits
     private let layers: LayerTable
     private let opener: LayerOpener
     private let registry: RegistryClient?
+    private let externalTOCs: ExternalTOCs?
+    /// What is on its way is bounded as for a store of at least this size, where the disk keeps what has come.
+    private static let leastBesideDisk = 128 << 20
 
     /// The read path of a process; starts its threads.
     public convenience init(registry: RegistryClient, options: BlobIOOptions) {
@@ -60,14 +69,20 @@ public final class BlobIO: Sendable {
         limits: FetchLimits? = nil
     ) {
         // What is on its way is in memory, whatever the disk may hold.
-        let limits = limits ?? .store(of: UInt64(max(0, options.memoryCacheBytes)))
+        let limits =
+            limits
+            ?? .store(
+                of: UInt64(max(0, options.memoryCacheBytes, options.chunkDirectory == nil ? 0 : BlobIO.leastBesideDisk))
+            )
         self.limits = limits
         self.registry = registry
+        externalTOCs = registry.map { ExternalTOCs($0) }
         self.options = options
         self.log = log
         if let directory = options.chunkDirectory {
             store = ChunkStore(
                 directory: directory,
+                fileDirectory: options.fileDirectory,
                 capacity: options.cacheBytes,
                 memory: options.memoryCacheBytes
             ) { message in
@@ -98,21 +113,29 @@ public final class BlobIO: Sendable {
     /// get the same `Layer`, and add `repository` as a further place to read from.
     ///
     /// A failure is remembered for a short time, so that a look-up that is repeated at once costs no request.
+    ///
+    /// - Parameter tags: tags of the repository that may have led to the image, best first. A TOC that is in a second image is
+    ///   looked for beside them before the whole repository is listed.
     public func open(
         _ descriptor: ContentDescriptor,
-        from repository: Repository
+        from repository: Repository,
+        tags: [String] = []
     ) async throws(BlobError) -> Layer {
-        guard let registry else { throw BlobError(.unavailable, "no registry client") }
+        guard let registry, let externalTOCs else { throw BlobError(.unavailable, "no registry client") }
         let address = BlobAddress(repository: repository, digest: descriptor.digest, size: descriptor.size)
-        return try await open(descriptor, at: Place(registry, address))
+        var place = Place(registry, address)
+        place.tocLayers = { (layer) throws(BlobError) in
+            try await externalTOCs.layers(for: layer, in: repository, likely: tags)
+        }
+        return try await open(descriptor, at: place)
     }
 
     /// The same from any place.
     func open(_ descriptor: ContentDescriptor, at place: Place) async throws(BlobError) -> Layer {
-        let promised = options.verify == .off ? nil : descriptor.tocDigest
-        let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promised: promised)) {
+        let promise = options.verify == .off ? .none : TOCPromise(descriptor)
+        let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promise: promise)) {
             [opener] isDamaged in
-            await opener.open(descriptor, promised: promised, at: place, anew: isDamaged)
+            await opener.open(descriptor, promise: promise, at: place, anew: isDamaged)
         }
         layer.add(place)
         return layer
@@ -130,7 +153,7 @@ public final class BlobIO: Sendable {
             }
         }
         let (file, digest) = try opened.get()
-        return try await layers.open(LayerTable.Key(digest: digest, promised: nil)) { [opener, workers] isDamaged in
+        return try await layers.open(LayerTable.Key(digest: digest, promise: .none)) { [opener, workers] isDamaged in
             await opener.open(file, digest: digest, at: Place(file, pool: workers), anew: isDamaged)
         }
     }

@@ -9,16 +9,19 @@ struct FetchLimits: Sendable, Equatable {
     var mostWidening: UInt64 = 8 << 20
     /// How far a stream of reads may be fetched ahead of.
     var mostAhead: UInt64 = 32 << 20
+    /// The same while it is not certain that its readers use what was fetched.
+    var mostTrial: UInt64 = 1 << 20
     /// What may be on its way, in the whole process, without having been asked for.
     var mostInFlight: UInt64 = 24 << 20
 
     /// Fetches what is asked for and nothing else.
-    static let nothingAhead = FetchLimits(leastWidening: 0, mostWidening: 0, mostAhead: 0, mostInFlight: 0)
+    static let nothingAhead = FetchLimits(leastWidening: 0, mostWidening: 0, mostAhead: 0, mostTrial: 0, mostInFlight: 0)
     /// For a store of this many bytes: what was fetched ahead must still be there when its reader comes. A store keeps
     /// about a tenth of its room for what nobody has read yet.
     static func store(of bytes: UInt64) -> FetchLimits {
         var limits = FetchLimits()
         limits.mostAhead = min(limits.mostAhead, bytes / 16)
+        limits.mostTrial = min(limits.mostTrial, limits.mostAhead)
         limits.mostInFlight = min(limits.mostInFlight, bytes / 16)
         limits.mostWidening = min(limits.mostWidening, max(limits.mostAhead, bytes / 64))
         limits.leastWidening = min(limits.leastWidening, limits.mostWidening)
@@ -72,7 +75,7 @@ enum FetchPlanner {
     /// Members that one step of planning looks at.
     private static let mostExamined = 16384
     /// What two cores inflate, check and pack, in compressed bytes a second: more need not come.
-    private static let decodeRate: UInt64 = 200_000_000
+    private static let decodeRate: UInt64 = 100_000_000
 
     /// How many bytes could have come in the time that a new request takes to answer.
     static func roundTripWorth(_ link: LinkEstimate) -> UInt64 {
@@ -218,6 +221,14 @@ struct Yield: Sendable, Equatable {
     }
 
     mutating func read(_ bytes: UInt64) { read += bytes }
+
+    /// Whether at least three quarters were read of what was fetched, not counting what no reader has come to yet.
+    func isMostlyRead(ahead: UInt64 = 0) -> Bool { read * 4 >= (fetched - min(fetched, ahead)) * 3 }
+
+    /// Whether so much was fetched, and so much of it read, that all that follows will be read too.
+    func isProven(ahead: UInt64 = 0) -> Bool {
+        fetched >= 4 << 20 && read * 8 >= (fetched - min(fetched, ahead)) * 7
+    }
 
     /// By what the worth of a round trip is divided: little is known yet of a layer's readers below 1 MiB.
     var divisor: UInt64 {

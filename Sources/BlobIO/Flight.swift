@@ -42,9 +42,18 @@ final class Flight: Sendable {
     private let current = Mutex(State.flying)
     private let arrival = Mutex<Arrival?>(nil)
     private let wanted: Atomic<Bool>
+    private let whenGone: (@Sendable (Flight, BlobError?) -> Void)?
 
-    /// - Parameter budget: what it counts against, if nobody has asked for it.
-    init(_ layer: Layer, _ range: ByteRange, ahead budget: AheadBudget?) {
+    /// - Parameters:
+    ///   - budget: what it counts against, if nobody has asked for it.
+    ///   - whenGone: called when it has left the table: its chunks are in the store, or it failed.
+    init(
+        _ layer: Layer,
+        _ range: ByteRange,
+        ahead budget: AheadBudget?,
+        whenGone: (@Sendable (Flight, BlobError?) -> Void)? = nil
+    ) {
+        self.whenGone = whenGone
         self.layer = layer
         self.range = range
         self.budget = budget
@@ -79,6 +88,9 @@ final class Flight: Sendable {
         budget?.giveBack(layer, range.count)
         completion.finish()
     }
+
+    /// Tells whoever started it that it is over.
+    func leave(_ failure: BlobError?) { whenGone?(self, failure) }
 }
 
 /// The compressed bytes of a process that are on their way without having been asked for.

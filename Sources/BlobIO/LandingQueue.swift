@@ -1,32 +1,53 @@
 internal import PosixIO
 internal import Synchronization
 
-/// Members that have come and wait for a thread that inflates them: those first for which a reader waits.
+/// What the decode threads have to do: members that have come are inflated, those first for which a reader waits; members
+/// that are inflated are packed into the store when nothing else is to be done, or when too many bytes wait for it.
 ///
 /// LOCK ORDER: the queue's, then a flight's.
 final class LandingQueue: Sendable {
-    private struct Line {
-        private var flights: [Flight] = []
+    /// One step of work.
+    enum Work {
+        /// Inflate and check what came for the flight.
+        case inflate(Flight, Flight.Arrival)
+        /// Pack what the flight inflated to.
+        case pack(Flight, DecodedMember)
+    }
+
+    private struct Line<Element> {
+        private var items: [Element] = []
         private var head = 0
 
-        mutating func append(_ flight: Flight) { flights.append(flight) }
+        mutating func append(_ item: Element) { items.append(item) }
 
-        mutating func popFirst() -> Flight? {
-            guard head < flights.count else { return nil }
-            let flight = flights[head]
+        mutating func popFirst() -> Element? {
+            guard head < items.count else { return nil }
+            let item = items[head]
             head += 1
-            if head == flights.count || head >= 256 {
-                flights.removeFirst(head)
+            if head == items.count || head >= 256 {
+                items.removeFirst(head)
                 head = 0
             }
-            return flight
+            return item
         }
     }
 
-    private struct State {
-        var urgent = Line()
-        var others = Line()
+    private struct Landed: Sendable {
+        let flight: Flight
+        let member: DecodedMember
     }
+
+    private struct State {
+        var urgent = Line<Flight>()
+        var others = Line<Flight>()
+        var landed = Line<Landed>()
+        /// What `landed` holds, inflated.
+        var bytesUnpacked = 0
+    }
+
+    /// Inflated bytes that may wait for being packed; beyond it packing goes before what nobody waits for, and beyond
+    /// twice of it before everything.
+    static let mostUnpacked = 8 << 20
 
     private let state = Mutex(State())
 
@@ -35,6 +56,14 @@ final class LandingQueue: Sendable {
         flight.arrive(arrival)
         state.withLock { state in
             if flight.isWanted { state.urgent.append(flight) } else { state.others.append(flight) }
+        }
+    }
+
+    /// Adds a flight that has landed and is to be packed; `next` must be called once for each.
+    func append(_ flight: Flight, landed member: DecodedMember) {
+        state.withLock { state in
+            state.landed.append(Landed(flight: flight, member: member))
+            state.bytesUnpacked += member.bytes.count
         }
     }
 
@@ -47,13 +76,24 @@ final class LandingQueue: Sendable {
         }
     }
 
-    /// The flight whose turn it is, and what came for it.
-    func next() -> (Flight, Flight.Arrival)? {
+    /// What is to be done next.
+    func next() -> Work? {
         state.withLock { state in
-            while let flight = state.urgent.popFirst() ?? state.others.popFirst() {
-                if let arrival = flight.takeArrival() { return (flight, arrival) }
+            if state.bytesUnpacked > 2 * LandingQueue.mostUnpacked, let work = LandingQueue.pack(&state) { return work }
+            while let flight = state.urgent.popFirst() {
+                if let arrival = flight.takeArrival() { return .inflate(flight, arrival) }
             }
-            return nil
+            if state.bytesUnpacked > LandingQueue.mostUnpacked, let work = LandingQueue.pack(&state) { return work }
+            while let flight = state.others.popFirst() {
+                if let arrival = flight.takeArrival() { return .inflate(flight, arrival) }
+            }
+            return LandingQueue.pack(&state)
         }
+    }
+
+    private static func pack(_ state: inout State) -> Work? {
+        guard let landed = state.landed.popFirst() else { return nil }
+        state.bytesUnpacked -= landed.member.bytes.count
+        return .pack(landed.flight, landed.member)
     }
 }

@@ -8,7 +8,7 @@ internal import Synchronization
 
 /// A layer that is open: its index, and where its bytes come from.
 ///
-/// LOCK ORDER: both locks are leaves.
+/// LOCK ORDER: the locks are leaves.
 public final class Layer: Sendable {
     /// What is in it, and where.
     public let index: LayerIndex
@@ -17,6 +17,9 @@ public final class Layer: Sendable {
 
     /// How messages name it.
     let name: String
+    /// Whether every byte of it is covered by digests that the image's manifest leads to, and checked against them.
+    public let isVerified: Bool
+
     /// Chunks are hashed where the TOC has digests for them.
     let verifiesChunks: Bool
     /// The file behind a local layer.
@@ -27,6 +30,10 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let aheadMap: AheadMap
+    /// What of it was used, for profiles.
+    let usage: LayerUsage
+    /// Keys of files that are not one chunk, once they were worked out.
+    let fileKeys = Mutex<[UInt32: FileKey]>([:])
     private let places: Mutex<[Place]>
 
     init(
@@ -35,11 +42,14 @@ public final class Layer: Sendable {
         name: String,
         place: Place,
         local: LocalFile?,
+        promise: TOCPromise,
         verifiesChunks: Bool,
         limits: FetchLimits
     ) {
+        isVerified = verifiesChunks && !promise.isEmpty && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
         aheadMap = AheadMap(chunkCount: index.chunkCount)
+        usage = LayerUsage(index)
         self.index = index
         self.digest = digest
         self.name = name

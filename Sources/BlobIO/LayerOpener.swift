@@ -1,5 +1,4 @@
 internal import Glibc
-internal import HTTPTransport
 internal import LayerFormat
 internal import Logging
 internal import OCIModel
@@ -7,19 +6,6 @@ internal import PosixIO
 
 /// Finds or builds a layer's index.
 struct LayerOpener: Sendable {
-    /// What is to be opened.
-    private struct Subject: Sendable {
-        var digest: Digest
-        var size: UInt64
-        var promised: Digest?
-        /// How messages name it.
-        var name: String
-        var place: Place
-        var local: LocalFile?
-    }
-
-    /// A TOC of 256 MiB that cannot be compressed, and its headers: more is not asked for (spec section 3).
-    private static let mostTOC: UInt64 = 257 << 20
     /// Notes of a build that are logged.
     private static let mostNotes = 5
 
@@ -27,8 +13,10 @@ struct LayerOpener: Sendable {
     private let workers: WorkerPool
     private let log: LimitedLog
     private let limits: FetchLimits
-    /// One index is built at a time, since a large one takes memory.
+    /// One large index is built at a time, since it takes memory; small ones need not wait for it.
     private let builder = WorkerPool(named: "crfs-index", threads: 1)
+    /// Up to this many compressed bytes a TOC counts as small.
+    private static let smallTOC = 1 << 20
 
     init(options: BlobIOOptions, workers: WorkerPool, log: LimitedLog, limits: FetchLimits) {
         self.limits = limits
@@ -42,7 +30,7 @@ struct LayerOpener: Sendable {
     /// - Parameter anew: the index that the cache has proved damaged.
     func open(
         _ descriptor: ContentDescriptor,
-        promised: Digest?,
+        promise: TOCPromise,
         at place: Place,
         anew: Bool
     ) async -> Result<Layer, BlobError> {
@@ -50,50 +38,44 @@ struct LayerOpener: Sendable {
         if let reason = LayerOpener.reasonUnreadable(descriptor) {
             return .failure(BlobError(.unsupported, "\(name) \(reason)"))
         }
-        return await open(
-            Subject(digest: descriptor.digest, size: descriptor.size, promised: promised, name: name, place: place),
-            anew: anew
+        let subject = LayerSubject(
+            digest: descriptor.digest,
+            size: descriptor.size,
+            promise: promise,
+            frame: descriptor.tocFramePosition.flatMap { TOCFrame(annotation: $0) },
+            name: name,
+            place: place
         )
+        return await open(subject, anew: anew)
     }
 
     /// Opens a local file's layer.
     func open(_ file: LocalFile, digest: Digest, at place: Place, anew: Bool) async -> Result<Layer, BlobError> {
-        let name = "local layer \(file.path)"
-        return await open(
-            Subject(digest: digest, size: file.size, promised: nil, name: name, place: place, local: file),
-            anew: anew
+        let subject = LayerSubject(
+            digest: digest,
+            size: file.size,
+            promise: .none,
+            name: "local layer \(file.path)",
+            place: place,
+            local: file
         )
+        return await open(subject, anew: anew)
     }
 
     /// Why a layer of this media type is not even asked for.
     private static func reasonUnreadable(_ descriptor: ContentDescriptor) -> String? {
-        let advice = "this version reads eStargz and stargz; convert it with `crfs convert`"
         switch MediaType.layerCompression(descriptor.mediaType) {
-        case .gzip: return nil
-        case .zstd: return "is a tar+zstd layer; \(advice)"
-        case .some(.none): return "is an uncompressed tar layer without an index; \(advice)"
-        case nil: return "has media type \(descriptor.mediaType), which is no file system layer"
+        case .gzip, .zstd: nil
+        case .some(.none):
+            "is an uncompressed tar layer without an index; this version reads layers with one: convert it with `crfs convert`"
+        case nil: "has media type \(descriptor.mediaType), which is no file system layer"
         }
     }
 
-    private func open(_ subject: Subject, anew: Bool) async -> Result<Layer, BlobError> {
-        if options.verify == .require && subject.promised == nil {
-            return .failure(
-                BlobError(
-                    .unsupported,
-                    "\(subject.name) has no promised TOC digest, which --verify=require asks for;"
-                        + " mount it with --verify=auto, or convert it with `crfs convert`"
-                )
-            )
-        }
+    private func open(_ subject: LayerSubject, anew: Bool) async -> Result<Layer, BlobError> {
         do throws(BlobError) {
             let index = try await index(subject, anew: anew)
-            if subject.promised == nil && options.verify == .auto {
-                log(.notice, cause: "unverified \(subject.digest)") {
-                    "\(subject.name) has no promised TOC digest: its content is checked by CRC-32 and by the digests of"
-                        + " its own TOC only"
-                }
-            }
+            try judge(index, subject)
             return .success(
                 Layer(
                     index: index,
@@ -101,6 +83,7 @@ struct LayerOpener: Sendable {
                     name: subject.name,
                     place: subject.place,
                     local: subject.local,
+                    promise: subject.promise,
                     verifiesChunks: options.verify != .off,
                     limits: limits
                 )
@@ -110,29 +93,65 @@ struct LayerOpener: Sendable {
         }
     }
 
-    private func index(_ subject: Subject, anew: Bool) async throws(BlobError) -> LayerIndex {
-        if !anew, let index = await cachedIndex(subject) { return index }
-        do throws(BlobError) {
-            return try await fetchedIndex(subject, fresh: false)
-        } catch {
-            guard error.kind == .corrupt && subject.local == nil else { throw error }
-            // What came was wrong, perhaps on the way only: once more, without trusting the way.
-            return try await fetchedIndex(subject, fresh: true)
+    /// Whether the layer is covered by the image's digest as far as the options ask for it (spec section 4).
+    private func judge(_ index: LayerIndex, _ subject: LayerSubject) throws(BlobError) {
+        let lack: String
+        if subject.promise.isEmpty {
+            lack = "no promised TOC digest"
+        } else if !index.hasAllDigests {
+            lack = "chunks without a digest"
+        } else {
+            return
+        }
+        switch options.verify {
+        case .off: return
+        case .require:
+            throw BlobError(
+                .unsupported,
+                "\(subject.name) has \(lack), which --verify=require asks for;"
+                    + " mount it with --verify=auto, or convert it with `crfs convert`"
+            )
+        case .auto:
+            log(.notice, cause: "unverified \(subject.digest)") {
+                "\(subject.name) has \(lack): its content is checked by the checksums of its members and by the digests of"
+                    + " its own TOC only"
+            }
         }
     }
 
-    private func path(_ subject: Subject) -> String {
+    private func index(_ subject: LayerSubject, anew: Bool) async throws(BlobError) -> LayerIndex {
+        if !anew, let index = await cachedIndex(subject) { return index }
+        var outcome: IndexOutcome
+        do throws(BlobError) {
+            outcome = try await fetchedIndex(subject, fresh: false)
+        } catch {
+            guard error.kind == .corrupt && subject.local == nil else { throw error }
+            // What came was wrong, perhaps on the way only: once more, without trusting the way.
+            outcome = try await fetchedIndex(subject, fresh: true)
+        }
+        switch outcome {
+        case .index(let index): return index
+        case .plain(let reason):
+            throw BlobError(
+                .unsupported,
+                "\(subject.name) cannot be read lazily: \(reason); this version reads eStargz, stargz and zstd:chunked:"
+                    + " convert it with `crfs convert`"
+            )
+        }
+    }
+
+    private func path(_ subject: LayerSubject) -> String {
         "\(options.indexDirectory)/\(subject.digest.directoryName).idx"
     }
 
     /// The index that an earlier open left; nil when there is none, or not this layer's, or not a sound one.
-    private func cachedIndex(_ subject: Subject) async -> LayerIndex? {
+    private func cachedIndex(_ subject: LayerSubject) async -> LayerIndex? {
         let path = path(subject)
         return await workers.run {
             do throws(LayerFormatError) {
                 let index = try LayerIndex(path: path, layer: subject.digest)
                 guard index.blobSize == subject.size else { return nil }
-                guard subject.promised == nil || index.tocDigest == subject.promised else { return nil }
+                guard subject.promise.holds(for: index) else { return nil }
                 return index
             } catch {
                 return nil
@@ -140,95 +159,91 @@ struct LayerOpener: Sendable {
         }
     }
 
-    /// Footer and TOC in one request, or in two where the TOC starts before what the guess covers.
-    private func fetchedIndex(_ subject: Subject, fresh: Bool) async throws(BlobError) -> LayerIndex {
-        let guess = min(subject.size, Footer.tailGuess(blobSize: subject.size))
-        guard guess > 0 else { throw BlobError(LayerFormatError(.noIndex, "it is empty"), name: subject.name) }
-        let tail = ByteRange(offset: subject.size - guess, count: guess)
-        let tailBytes = try await fetch(subject, tail, fresh: fresh)
-        let footer: Footer
-        do throws(LayerFormatError) {
-            footer = try Footer(tail: tailBytes.span, blobSize: subject.size)
-        } catch {
-            throw BlobError(error, name: subject.name)
-        }
-        guard footer.tocOffset < subject.size, subject.size - footer.tocOffset <= LayerOpener.mostTOC else {
-            throw BlobError(
-                .unsupported,
-                "\(subject.name) has its TOC at \(footer.tocOffset) of \(subject.size) bytes, which is out of bounds or"
-                    + " more than \(LayerOpener.mostTOC) bytes"
-            )
-        }
-        var pieces = [tailBytes]
-        var skip = 0
-        if footer.tocOffset < tail.offset {
-            let missing = ByteRange(offset: footer.tocOffset, count: tail.offset - footer.tocOffset)
-            pieces = [try await fetch(subject, missing, fresh: fresh), tailBytes]
-        } else {
-            skip = Int(footer.tocOffset - tail.offset)
-        }
-        return try await build(subject, tocOffset: footer.tocOffset, pieces, skip: skip)
+    /// What a layer's TOC gave: an index, or why the layer has to be read as a plain one.
+    private enum IndexOutcome: Sendable {
+        case index(LayerIndex)
+        case plain(reason: String)
     }
 
-    private func fetch(_ subject: Subject, _ range: ByteRange, fresh: Bool) async throws(BlobError) -> SharedBytes {
-        let bytes = try await subject.place.read(range, .demand, fresh)
-        guard UInt64(bytes.count) == range.count else {
-            throw BlobError(.unavailable, "\(subject.name): \(bytes.count) bytes came where \(range) was asked for")
-        }
-        return bytes
+    private func fetchedIndex(_ subject: LayerSubject, fresh: Bool) async throws(BlobError) -> IndexOutcome {
+        let finder = TOCFinder(subject: subject, fresh: fresh, verifies: options.verify != .off)
+        let found = try await finder.find()
+        if case .none(let reason) = found { return .plain(reason: reason) }
+        return try await build(subject, found)
     }
 
-    /// Builds the index on the builder's thread, and keeps it in the index directory where that is possible.
-    private func build(
-        _ subject: Subject,
-        tocOffset: UInt64,
-        _ pieces: [SharedBytes],
-        skip: Int
-    ) async throws(BlobError) -> LayerIndex {
+    /// Builds the index on a thread of its own, or on the decode threads where it is small, and keeps it in the index
+    /// directory where that is possible.
+    private func build(_ subject: LayerSubject, _ found: FoundTOC) async throws(BlobError) -> IndexOutcome {
         let path = path(subject)
-        let result = await builder.run { [self] () -> Result<LayerIndex, BlobError> in
-            let source = TOCSource(
-                layerDigest: subject.digest,
-                blobSize: subject.size,
-                tocOffset: tocOffset,
-                promisedDigest: subject.promised
-            )
-            guard let blob = LayerOpener.join(pieces) else {
-                return .failure(BlobError(.system(ENOMEM), "\(subject.name): no memory for its TOC"))
-            }
+        let isSmall = found.byteCount <= LayerOpener.smallTOC
+        let result = await (isSmall ? workers : builder).run { [self] () -> Result<IndexOutcome, BlobError> in
             var notes: [String] = []
             var noteCount = 0
             do throws(LayerFormatError) {
-                let toc = blob.span.extracting(skip...)
-                let bytes = try LayerIndexBuilder.build(tocMember: toc, source: source) { note in
+                let bytes = try LayerOpener.indexBytes(subject, found) { note in
                     noteCount += 1
                     if notes.count < LayerOpener.mostNotes { notes.append(note) }
                 }
+                guard let bytes else {
+                    return .failure(BlobError(.system(ENOMEM), "\(subject.name): no memory for its TOC"))
+                }
                 logNotes(subject, notes, noteCount)
-                return .success(try keep(bytes.share(), subject, path: path))
+                return .success(.index(try keep(bytes.share(), subject, path: path)))
             } catch {
+                if error.kind == .noIndex || error.kind == .tooLarge { return .success(.plain(reason: error.reason)) }
                 return .failure(BlobError(error, name: subject.name))
             }
         }
         return try result.get()
     }
 
-    /// The pieces one behind the other; nil when memory is out.
-    private static func join(_ pieces: [SharedBytes]) -> SharedBytes? {
-        if pieces.count == 1 { return pieces[0] }
-        guard var bytes = UniqueBytes(trying: pieces.reduce(0) { $0 + $1.count }) else { return nil }
-        unsafe bytes.withUnsafeMutableBytes { buffer in
-            var position = 0
-            for piece in pieces {
-                let source = unsafe UnsafeRawBufferPointer(start: piece.base, count: piece.count)
-                unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[position...]).copyMemory(from: source)
-                position += piece.count
-            }
+    /// The index file's bytes; nil when memory is out.
+    private static func indexBytes(
+        _ subject: LayerSubject,
+        _ found: FoundTOC,
+        note: (String) -> Void
+    ) throws(LayerFormatError) -> UniqueBytes? {
+        func source(_ format: IndexFormat, _ tocOffset: UInt64) -> TOCSource {
+            TOCSource(
+                layerDigest: subject.digest,
+                blobSize: subject.size,
+                tocOffset: tocOffset,
+                promisedDigest: subject.promise.json,
+                promisedFrameDigest: subject.promise.frame,
+                format: format
+            )
         }
-        return bytes.share()
+        switch found {
+        case .member(let pieces, let skip, let format, let tocOffset):
+            guard subject.promise.frame == nil || subject.promise.json != nil else {
+                throw LayerFormatError(
+                    .digestMismatch,
+                    "the manifest promises a TOC of zstd:chunked; the layer has another"
+                )
+            }
+            guard let blob = TOCFinder.join(pieces) else { return nil }
+            return try LayerIndexBuilder.build(
+                tocMember: blob.span.extracting(skip...),
+                source: source(format, tocOffset),
+                note: note
+            )
+        case .frame(let pieces, let skip, let frame):
+            guard let blob = TOCFinder.join(pieces) else { return nil }
+            guard let count = Int(exactly: frame.compressedSize), count <= blob.count - skip else {
+                throw LayerFormatError(.corrupt, "the TOC ends behind the blob")
+            }
+            return try LayerIndexBuilder.build(
+                tocFrame: blob.span.extracting(skip..<skip + count),
+                frame,
+                source: source(.zstdChunked, frame.start),
+                note: note
+            )
+        case .none(let reason): throw LayerFormatError(.noIndex, reason)
+        }
     }
 
-    private func logNotes(_ subject: Subject, _ notes: [String], _ count: Int) {
+    private func logNotes(_ subject: LayerSubject, _ notes: [String], _ count: Int) {
         for (number, note) in notes.enumerated() {
             log(.notice, cause: "note \(number) \(subject.digest)") { "\(subject.name): \(note)" }
         }
@@ -242,7 +257,7 @@ struct LayerOpener: Sendable {
     /// Writes the index and maps it; where the directory does not take it, the index stays in memory.
     private func keep(
         _ bytes: SharedBytes,
-        _ subject: Subject,
+        _ subject: LayerSubject,
         path: String
     ) throws(LayerFormatError) -> LayerIndex {
         do throws(SystemError) {

@@ -7,11 +7,11 @@ internal import Synchronization
 ///
 /// LOCK ORDER: the table's, then an opening's. Nothing is opened or answered under either.
 final class LayerTable: Sendable {
-    /// What a layer is known by. With the TOC digest that its manifest promises: a layer that was opened on another
+    /// What a layer is known by. With the TOC digests that its manifest promises: a layer that was opened on another
     /// promise, or on none, must not pass for it.
     struct Key: Hashable, Sendable {
         var digest: Digest
-        var promised: Digest?
+        var promise: TOCPromise
     }
 
     /// A layer on its way.

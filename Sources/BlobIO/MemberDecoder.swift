@@ -54,7 +54,7 @@ struct DecodedMember: Sendable {
     }
 }
 
-/// Inflates members and checks the payloads in them. Called by the threads of the decode pool.
+/// Inflates members (gzip members or zstd frames) and checks the payloads in them. Called by the threads of the decode pool.
 ///
 /// LOCK ORDER: the lock is a leaf.
 final class MemberDecoder: Sendable {
@@ -69,9 +69,31 @@ final class MemberDecoder: Sendable {
     private final class Box: @unchecked Sendable {
         // SAFETY: used by the one thread that took it out of `idle`.
         var inflater = Inflater()
+        /// Made when the first zstd frame comes.
+        var frames: FrameDecoder?
+
+        func decode(
+            _ bytes: borrowing RawSpan,
+            _ format: CompressionFormat,
+            wanted: Int
+        ) throws(CodecError) -> UniqueBytes {
+            guard format == .zstd else {
+                return try inflater.inflate(bytes, wanted: wanted, limit: MemberDecoder.mostInflated)
+            }
+            var decoder = frames.take() ?? FrameDecoder()
+            let result: UniqueBytes
+            do throws(CodecError) {
+                result = try decoder.decode(bytes, wanted: wanted, limit: MemberDecoder.mostInflated)
+            } catch {
+                frames = consume decoder
+                throw error
+            }
+            frames = consume decoder
+            return result
+        }
     }
 
-    /// Inflaters that nobody uses now; no more than there are threads.
+    /// Decoders that nobody uses now; no more than there are threads.
     private let idle = Mutex<[Box]>([])
 
     /// Inflates the member whose compressed bytes stand at `range` of `bytes`.
@@ -89,10 +111,10 @@ final class MemberDecoder: Sendable {
         }
         let box = idle.withLock { $0.popLast() } ?? Box()
         defer { idle.withLock { $0.append(box) } }
-        let inflated = try box.inflater.inflate(
+        let inflated = try box.decode(
             bytes.span.extracting(range),
-            wanted: wanted,
-            limit: MemberDecoder.mostInflated
+            layer.index.format.memberCompression,
+            wanted: wanted
         ).share()
         // Payloads that do not overlap fit into this; those beyond are checked when somebody asks for them.
         var budget = 2 * inflated.count

@@ -21,6 +21,8 @@ struct Place: Sendable {
             _ range: ByteRange, _ priority: TransferPriority, _ fresh: Bool,
             _ take: @escaping @Sendable (borrowing RawSpan) -> Bool
         ) async throws(BlobError) -> Void
+    /// Layers of TOC images beside it that name a layer (eStargz with external TOC); empty where there are none.
+    var tocLayers: @Sendable (_ layer: Digest) async throws(BlobError) -> [TOCLayer] = { _ in [] }
     /// What is known of the way there.
     let link: @Sendable () -> LinkEstimate
 

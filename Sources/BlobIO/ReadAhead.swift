@@ -5,8 +5,9 @@ internal import OCIRegistry
 /// `StreamTable` for its use by many threads.
 ///
 /// Reads that follow each other in blob order, across files and not without gaps, are a stream. What is fetched ahead of
-/// one doubles each time that its readers have come to the middle of it and have used at least half, up to a bound. So
-/// reading everything soon is one pass with large requests, and a single read costs no more than its widening.
+/// one doubles each time that its readers have come to the middle of it and have used most of what is behind them: up to a
+/// first bound, and up to a second one when much was used. So reading everything soon is one pass with large requests, and
+/// a single read costs no more than its widening.
 struct ReadAhead: Sendable {
     /// An order to fetch.
     struct Extension: Equatable {
@@ -47,11 +48,16 @@ struct ReadAhead: Sendable {
         self.limits = limits
     }
 
-    /// Whether waiting for single members has taken twice the time by now in which all the rest would have come: then
-    /// the layer's readers want much of it, in whatever order.
+    /// Whether waiting for single members has taken twice the time by now in which all the rest would have come, and
+    /// most of what came beside them was read: then the layer's readers want much of it, in whatever order.
     func isBroad(_ link: LinkEstimate) -> Bool {
         let rest = end - min(end, asked)
-        return misses >= 16 && misses * FetchPlanner.roundTripWorth(link) >= 2 * rest
+        return misses >= 16 && misses * FetchPlanner.roundTripWorth(link) >= 2 * rest && yield.isMostlyRead()
+    }
+
+    /// The most that a stream may be fetched ahead of, when so many bytes are before its readers.
+    private func most(_ stream: Stream, ahead: UInt64) -> UInt64 {
+        stream.yield.isProven(ahead: ahead) ? limits.mostAhead : limits.mostTrial
     }
 
     /// A reader misses what stands at `range`, which is fetched now.
@@ -63,8 +69,8 @@ struct ReadAhead: Sendable {
         var stream = takeStream(at: range, slack: near) ?? makeStream(at: range)
         if stream.window == 0 {
             stream.window = min(near, limits.mostAhead)
-        } else if stream.yield.read * 4 >= stream.yield.fetched {
-            stream.window = min(stream.window * 2, limits.mostAhead)
+        } else if stream.yield.isMostlyRead() {
+            stream.window = max(stream.window, min(stream.window * 2, most(stream, ahead: 0)))
         }
         if isBroad(link) { stream.window = limits.mostAhead }
         stream.frontier = max(stream.frontier, range.end)
@@ -86,9 +92,9 @@ struct ReadAhead: Sendable {
         let stream = streams[index]
         let left = stream.frontier - min(stream.frontier, member.end)
         guard !stream.isExtending, stream.frontier < end, left <= stream.window / 2,
-            stream.yield.read * 2 >= stream.yield.fetched
+            stream.yield.isMostlyRead(ahead: left)
         else { return nil }
-        let window = min(stream.window * 2, limits.mostAhead)
+        let window = min(stream.window * 2, most(stream, ahead: left))
         guard window > left else { return nil }
         streams[index].window = window
         streams[index].isExtending = true

@@ -110,6 +110,7 @@ public struct ReadBuffer: ~Copyable, @unchecked Sendable {
     ///   `reset`.
     mutating func append(_ record: ChunkRecord, from offset: Int, count: Int) -> Bool {
         precondition(offset >= 0 && count >= 0 && offset + count <= record.count)
+        record.expect(from: offset, count: count)
         var position = offset
         let end = offset + count
         while position < end {

@@ -31,16 +31,19 @@ public struct ChunkRecord: @unchecked Sendable {
     public let owner: AnyObject
     /// The payload's length in bytes.
     public let count: Int
+    /// The owner, where it is a file's mapping.
+    private let segment: Segment?
     private let body: UnsafeRawPointer
     private let bodyCount: Int
 
     /// - Parameters:
     ///   - count: the payload's length, above 0.
     ///   - body: `bodyCount` bytes that `owner` keeps; at least the table of blocks.
-    init(owner: AnyObject, count: Int, body: UnsafeRawPointer, bodyCount: Int) {
+    init(owner: AnyObject, segment: Segment? = nil, count: Int, body: UnsafeRawPointer, bodyCount: Int) {
         precondition(count > 0 && bodyCount >= RecordLayout.tableSize(count))
         self.owner = owner
         self.count = count
+        self.segment = segment
         unsafe self.body = body
         self.bodyCount = bodyCount
     }
@@ -66,6 +69,22 @@ public struct ChunkRecord: @unchecked Sendable {
         let table = RecordLayout.tableSize(count)
         guard start <= end, end <= bodyCount - table, end - start <= payloadSize(block) else { return nil }
         return unsafe UnsafeRawBufferPointer(start: body + table + start, count: end - start)
+    }
+
+    /// Says that payload bytes are about to be read: what of them is on the disk only is fetched at once, and not a page at
+    /// a time.
+    ///
+    /// - Parameters:
+    ///   - offset: of the first byte; the range must be the payload's.
+    ///   - count: above 0.
+    public func expect(from offset: Int, count: Int) {
+        guard let segment, count > 0, let first = unsafe stored(offset / ChunkRecord.blockSize),
+            let last = unsafe stored((offset + count - 1) / ChunkRecord.blockSize),
+            let start = first.baseAddress, let lastStart = last.baseAddress
+        else { return }
+        let end = unsafe lastStart + last.count
+        guard unsafe end > start else { return }
+        unsafe segment.expect(UnsafeRawBufferPointer(start: start, count: end - start))
     }
 
     /// How a block is kept.

@@ -15,7 +15,7 @@ public struct ChunkStoreStatistics: Sendable, Equatable {
     public var damaged: UInt64 = 0
     /// Chunks that are kept now.
     public var chunks: Int = 0
-    /// Bytes that the chunks take, on disk and in memory, with what surrounds them; never above the two bounds.
+    /// Bytes that the chunks and materialised files take, on disk and in memory, with what surrounds them; never above the two bounds.
     public var bytes: Int = 0
     /// Bytes of these that are on disk, as allocated by the file system.
     public var diskBytes: Int = 0
@@ -37,6 +37,8 @@ public struct ChunkStoreStatistics: Sendable, Equatable {
 public final class ChunkStore: Sendable {
     let disk: DiskStore?
     private let memory: MemoryStore
+    /// Files that are kept as a whole, where there is a directory for them. They count in the bound of the chunks.
+    public let files: FileStore?
     /// Something went into `memory`, which is looked into only then.
     private let isMemoryUsed = Atomic(false)
     private let hits = Atomic<UInt64>(0)
@@ -47,6 +49,7 @@ public final class ChunkStore: Sendable {
     /// - Parameter capacity: the most that it may take, in bytes; 0 keeps nothing.
     public init(capacity: Int) {
         disk = nil
+        files = nil
         memory = MemoryStore(capacity: capacity)
     }
 
@@ -56,21 +59,28 @@ public final class ChunkStore: Sendable {
     /// - Parameters:
     ///   - directory: for the segments; other files in it are left alone.
     ///   - capacity: the most that the segments may take on disk, in bytes.
+    ///   - fileDirectory: for materialised files, a quarter of `capacity` at most; nil: none are made.
     ///   - memory: the most that chunks may take in memory while the disk takes none, in bytes.
     ///   - report: told, in one sentence, when the disk takes nothing in.
     public convenience init(
         directory: String,
+        fileDirectory: String? = nil,
         capacity: Int,
         memory: Int,
         report: @escaping @Sendable (String) -> Void
     ) {
         var options = DiskStoreOptions(capacity: capacity)
         options.report = report
-        self.init(disk: DiskStore(files: StoreFiles(directory: directory), options: options), memory: memory)
+        let disk = DiskStore(files: StoreFiles(directory: directory), options: options)
+        let files = fileDirectory.map { directory in
+            FileStore(directory: directory, capacity: capacity / 4, account: disk.account) { disk.takeRoomForFile($0) }
+        }
+        self.init(disk: disk, files: files, memory: memory)
     }
 
-    init(disk: DiskStore, memory: Int) {
+    init(disk: DiskStore, files: FileStore? = nil, memory: Int) {
         self.disk = disk
+        self.files = files
         self.memory = MemoryStore(capacity: memory)
     }
 

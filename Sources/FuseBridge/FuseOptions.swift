@@ -1,3 +1,19 @@
+/// Who answers when a file is opened.
+public enum OpenMode: String, Sendable, CaseIterable {
+    /// The kernel alone: it is told once that opens need no answer. Opening is as cheap as on a disk; passthrough, which
+    /// an open asks for, is not to be had.
+    case none
+    /// The daemon, which can give the kernel a file to read from.
+    case daemon
+}
+
+/// Whether the kernel may read materialised files by itself.
+public enum PassthroughMode: String, Sendable, CaseIterable {
+    /// Where kernel, user and cache directory allow it.
+    case auto
+    case off
+}
+
 /// How a file system is mounted and served.
 public struct FuseOptions: Sendable {
     /// Absolute path of the directory to mount over.
@@ -25,6 +41,10 @@ public struct FuseOptions: Sendable {
     public var congestionThreshold: Int
     /// The mount's read-ahead window in KiB; nil leaves the kernel's 128. Needs root.
     public var readAheadKiB: Int?
+    /// Who answers opens.
+    public var openMode: OpenMode
+    /// Whether the kernel may read materialised files by itself; only with `OpenMode.daemon`.
+    public var passthrough: PassthroughMode
 
     /// The file-system type that mounts show, in `/proc/self/mountinfo` and elsewhere.
     public static let fileSystemType = "fuse.crfs"
@@ -42,7 +62,9 @@ public struct FuseOptions: Sendable {
         threads: Int = 2,
         maxBackground: Int = 4096,
         congestionThreshold: Int = 4096,
-        readAheadKiB: Int? = nil
+        readAheadKiB: Int? = nil,
+        openMode: OpenMode = .daemon,
+        passthrough: PassthroughMode = .auto
     ) {
         self.mountPoint = mountPoint
         self.fsName = fsName
@@ -56,7 +78,12 @@ public struct FuseOptions: Sendable {
         self.maxBackground = maxBackground
         self.congestionThreshold = congestionThreshold
         self.readAheadKiB = readAheadKiB
+        self.openMode = openMode
+        self.passthrough = passthrough
     }
+
+    /// Whether the kernel is asked for passthrough.
+    var wantsPassthrough: Bool { openMode == .daemon && passthrough == .auto }
 
     /// The arguments of fuse_session_new(3), program name first.
     var arguments: [String] {

@@ -4,6 +4,7 @@ internal import Glibc
 public import ImageFS
 public import Logging
 internal import PosixIO
+internal import Synchronization
 
 /// One served mount: libfuse's session, the threads that talk to the kernel, and the requests that wait.
 ///
@@ -37,6 +38,10 @@ public final class FuseSession: @unchecked Sendable {
     let parkingLot = ParkingLot()
     /// Requests among them that an INTERRUPT came for.
     let interruptWatch = InterruptWatch()
+    /// Files that are open and can be read in more than one way.
+    let openFiles = OpenFiles()
+    /// The kernel agreed to passthrough, and has not refused a file since.
+    let isPassthroughOn = Atomic(false)
     /// How it was mounted; `mountPoint` with symlinks resolved.
     public let options: FuseOptions
 
@@ -91,6 +96,7 @@ public final class FuseSession: @unchecked Sendable {
         guard let link = unsafe crfs_fuse_link_new(served) else {
             throw FuseError(.refused, "cannot serve \(options.mountPoint): out of memory")
         }
+        if options.wantsPassthrough { unsafe crfs_fuse_link_want_passthrough(link) }
         let (handle, complaints) = unsafe FuseLog.capturing { () -> OpaquePointer? in
             var operations = makeOperations()
             guard let handle = unsafe FuseMount.makeSession(options, &operations, link) else { return nil }
@@ -253,7 +259,31 @@ public final class FuseSession: @unchecked Sendable {
                 logger.notice("\(options.mountPoint): the read-ahead window stays the kernel's: \(error)")
             }
         }
+        isPassthroughOn.store(crfs_fuse_has_passthrough(chosen) != 0, ordering: .relaxed)
+        if options.wantsPassthrough, crfs_fuse_has_passthrough(chosen) == 0 {
+            logger.notice("\(options.mountPoint): the kernel has no FUSE passthrough; materialised files are spliced")
+        }
         state.withLock { $0.phase = .serving }
+    }
+
+    // MARK: Passthrough
+
+    /// Lends a file to the kernel; its number, or nil where it is refused, from then on for all files.
+    func lend(_ descriptor: CInt) -> Int32? {
+        guard isPassthroughOn.load(ordering: .relaxed) else { return nil }
+        let id = unsafe crfs_fuse_backing_open(handle, descriptor)
+        if id > 0 { return id }
+        if isPassthroughOn.exchange(false, ordering: .relaxed) {
+            logger.notice(
+                "\(options.mountPoint): FUSE passthrough is refused (\(describeErrno(-id))), perhaps because the cache directory is on an overlay or the daemon lacks CAP_SYS_ADMIN; materialised files are spliced"
+            )
+        }
+        return nil
+    }
+
+    /// Takes back what `lend` gave.
+    func takeBack(_ id: Int32) {
+        unsafe crfs_fuse_backing_close(handle, id)
     }
 }
 

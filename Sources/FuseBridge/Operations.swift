@@ -115,7 +115,10 @@ private func refuse(_ request: fuse_req_t?) {
     guard let request = unsafe request else { return }
     let flags = unsafe info?.pointee.flags ?? O_RDONLY
     if flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0 { return unsafe refuse(request) }
-    unsafe session(request).open(Reply(request), NodeID(rawValue: node))
+    let session = unsafe session(request)
+    // The kernel remembers it, and opens and closes by itself from then on.
+    if session.options.openMode == .none { return unsafe Reply(request).error(ENOSYS) }
+    unsafe session.open(Reply(request), NodeID(rawValue: node))
 }
 
 @c private func opRead(
@@ -134,7 +137,7 @@ private func refuse(_ request: fuse_req_t?) {
 
 @c private func opRelease(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     guard let request = unsafe request else { return }
-    unsafe session(request).fileSystem.release(NodeID(rawValue: node), handle: info?.pointee.fh ?? 0)
+    unsafe session(request).release(NodeID(rawValue: node), handle: info?.pointee.fh ?? 0)
     unsafe Reply(request).error(0)
 }
 

@@ -69,6 +69,18 @@ struct Reply: ~Copyable, @unchecked Sendable {
         return unsafe fuse_reply_open(request, &info) == 0
     }
 
+    /// A file that is open, and that the kernel reads from the one with this backing number.
+    consuming func opened(handle: UInt64, backing: Int32) -> Bool {
+        let request = unsafe take()
+        return unsafe crfs_fuse_reply_passthrough(request, handle, backing) == 0
+    }
+
+    /// Bytes of a file, which has them.
+    consuming func file(_ descriptor: CInt, offset: UInt64, count: Int) {
+        let request = unsafe take()
+        _ = unsafe crfs_fuse_reply_file(request, descriptor, off_t(clamping: offset), count)
+    }
+
     /// Bytes that need no ending 0: a link target, an xattr, names of xattrs.
     consuming func bytes(_ bytes: [UInt8]) {
         let request = unsafe take()

@@ -1,6 +1,7 @@
 internal import BlobIO
 internal import CFuse3
 internal import CShims
+internal import ChunkStore
 internal import Glibc
 internal import ImageFS
 internal import PosixIO
@@ -40,13 +41,55 @@ extension FuseSession {
     func open(_ reply: consuming Reply, _ node: NodeID, _ parked: ParkedRequest? = nil) {
         switch fileSystem.open(node) {
         case .ready((let handle, let keepCache)):
-            var info = fuse_file_info()
-            info.fh = handle
-            info.keep_cache = keepCache ? 1 : 0
-            if !reply.opened(info) { fileSystem.release(node, handle: handle) }
+            switch fileSystem.backing(node, isUse: true) {
+            case .never: answerOpen(reply, node, handle, keepCache)
+            case .none: openLarge(reply, node, handle, keepCache, nil)
+            case .file(let file): openLarge(reply, node, handle, keepCache, file)
+            }
         case .failed(let error): reply.error(error.errno)
         case .parked(let completion): park(reply, .open(node), on: completion, parked)
         }
+    }
+
+    private func answerOpen(_ reply: consuming Reply, _ node: NodeID, _ handle: UInt64, _ keepCache: Bool) {
+        var info = fuse_file_info()
+        info.fh = handle
+        info.keep_cache = keepCache ? 1 : 0
+        if !reply.opened(info) { release(node, handle: handle) }
+    }
+
+    /// Opens a file that may be read in several ways: as it is open already, else as well as can be.
+    private func openLarge(
+        _ reply: consuming Reply,
+        _ node: NodeID,
+        _ handle: UInt64,
+        _ keepCache: Bool,
+        _ file: MaterialisedFile?
+    ) {
+        let marked = handle | OpenFiles.mark
+        let mode = openFiles.join(node) ?? openFirst(node, file)
+        if case .passthrough(let id, _) = mode {
+            if !reply.opened(handle: marked, backing: id) { release(node, handle: marked) }
+        } else {
+            answerOpen(reply, node, marked, keepCache)
+        }
+    }
+
+    /// Chooses how a node is read that seems to be open nowhere.
+    private func openFirst(_ node: NodeID, _ file: MaterialisedFile?) -> OpenFiles.Mode {
+        guard let file else { return openFiles.open(node, .cached) }
+        guard let lent = lend(file.descriptor.raw) else { return openFiles.open(node, .spliced(file)) }
+        let mode = openFiles.open(node, .passthrough(lent, file))
+        if case .passthrough(let id, _) = mode, id == lent { return mode }
+        // Another thread was faster.
+        takeBack(lent)
+        return mode
+    }
+
+    /// Closes what `open` opened.
+    func release(_ node: NodeID, handle: UInt64) {
+        if handle & OpenFiles.mark != 0, case .passthrough(let id, _) = openFiles.release(node) { takeBack(id) }
+        fileSystem.release(node, handle: handle & ~OpenFiles.mark)
     }
 
     func openDirectory(_ reply: consuming Reply, _ node: NodeID, _ parked: ParkedRequest? = nil) {
@@ -63,10 +106,28 @@ extension FuseSession {
     }
 
     func read(_ reply: consuming Reply, _ node: NodeID, handle: UInt64, offset: UInt64, count: Int) {
+        if let file = materialised(node, handle, offset) {
+            let left = file.count - min(offset, file.count)
+            return reply.file(file.descriptor.raw, offset: offset, count: Int(min(left, UInt64(count))))
+        }
         let context = ThreadContext.current
         context.buffer.reset()
+        let handle = handle & ~OpenFiles.mark
         let outcome = fileSystem.read(node, handle: handle, offset: offset, count: count, into: &context.buffer)
         finishRead(reply, outcome, context, nil)
+    }
+
+    /// The file that a read can be spliced from. Without opens the read of a file's start counts as one.
+    private func materialised(_ node: NodeID, _ handle: UInt64, _ offset: UInt64) -> MaterialisedFile? {
+        if options.openMode == .none {
+            guard case .file(let file) = fileSystem.backing(node, isUse: offset == 0) else { return nil }
+            return file
+        }
+        guard handle & OpenFiles.mark != 0 else { return nil }
+        switch openFiles.mode(node) {
+        case .spliced(let file), .passthrough(_, let file): return file.isUnchanged ? file : nil
+        case .cached, nil: return nil
+        }
     }
 
     func resumeRead(_ reply: consuming Reply, _ job: FileReadJob, _ parked: ParkedRequest) {

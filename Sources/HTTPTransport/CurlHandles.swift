@@ -116,6 +116,13 @@ struct EasyHandle: ~Copyable {
         return unsafe crfs_curl_set_string(raw, option, value) == CURLE_OK
     }
 
+    /// Sets an option that is a run of bytes, which libcurl copies.
+    func set(_ option: CURLoption, blob: [UInt8]) -> Bool {
+        unsafe blob.withUnsafeBytes { bytes in
+            unsafe crfs_curl_set_blob(raw, option, bytes.baseAddress, bytes.count) == CURLE_OK
+        }
+    }
+
     /// Sets the header fields.
     mutating func setHeaders(_ lines: [String]) -> Bool {
         for line in lines {

@@ -15,17 +15,34 @@ public enum TransferPriority: Int, Sendable, Comparable {
     public static func < (a: TransferPriority, b: TransferPriority) -> Bool { a.rawValue < b.rawValue }
 }
 
+/// What makes TLS with one server different from the rule.
+public struct TLSSettings: Sendable, Hashable {
+    /// Certificate authorities in PEM that are trusted beside the system's; empty for none.
+    public var authorities: [UInt8] = []
+    /// A PEM file of the certificate that we show, and perhaps its key.
+    public var clientCertificate: String?
+    /// A PEM file of the certificate's key; nil where `clientCertificate` holds it.
+    public var clientKey: String?
+    /// Whether the server's certificate is taken without looking at it.
+    public var skipsVerification = false
+
+    /// The rule: the system's authorities, no certificate of ours.
+    public init() {}
+}
+
 /// One request. Redirects are not followed: the answer says where to, and the caller decides what goes along.
 public struct HTTPRequest: Sendable {
     /// What is asked.
-    public enum Method: Sendable {
+    public enum Method: Sendable, Equatable {
         /// Headers and body.
         case get
         /// Headers alone.
         case head
+        /// POST of a form: `name=value&…`, percent-encoded. Is never sent a second time by the transport.
+        case form(String)
     }
 
-    /// GET or HEAD.
+    /// GET, HEAD or POST.
     public var method = Method.get
     /// Where to.
     public var url: HTTPURL
@@ -47,6 +64,10 @@ public struct HTTPRequest: Sendable {
     public var totalTimeout: Double?
     /// A PEM file of certificate authorities that are trusted beside the system's.
     public var caFile: String?
+    /// How this server is trusted and who we are to it; `caFile` counts only where this names no authorities.
+    public var tls = TLSSettings()
+    /// Whether a proxy of the environment is passed by. Those for this machine always are.
+    public var passesProxy = false
     /// Takes a new connection: for when the last one on this host fell silent.
     public var freshConnection = false
     /// Takes the bytes of `range` as they come; nil for an answer that holds them. Without a range it is not used.

@@ -32,6 +32,8 @@ final class Transfer: @unchecked Sendable {
     /// When it was started or the last byte came.
     private(set) var lastActivity: UInt64 = 0
     private var anyByte = false
+    private var startedAt: UInt64 = 0
+    private var firstByteAt: UInt64 = 0
     private var easy: EasyHandle?
     private var collector: ResponseCollector
     private var outcome: Outcome?
@@ -39,13 +41,24 @@ final class Transfer: @unchecked Sendable {
     /// Redirects and errors are answers as soon as their headers are there: their bodies get this long.
     private static let excerptPatience: UInt64 = 2_000_000_000
 
-    init(_ request: HTTPRequest) {
+    /// The other one of two transfers for the same request, while both are under way.
+    var rival: Transfer?
+    /// Sent beside another one that was slow.
+    let isHedge: Bool
+    /// Its answer has begun, and counts: the rival's does not any more.
+    private(set) var hasClaimed = false
+    /// It was sent a second time, or was not because there were too many.
+    var wasLate = false
+    private var gaveUpAfter: UInt64?
+
+    init(_ request: HTTPRequest, isHedge: Bool = false) {
+        self.isHedge = isHedge
         self.request = request
         host = request.url.origin
         collector = ResponseCollector(
             range: request.range,
             bodyLimit: request.bodyLimit,
-            expectsBody: request.method == .get,
+            expectsBody: request.method != .head,
             sink: request.sink
         )
     }
@@ -62,6 +75,7 @@ final class Transfer: @unchecked Sendable {
     /// Makes the handle and hands it to libcurl; the key, or nil when that failed (and the transfer is finished).
     func start(on multi: borrowing MultiHandle, now: UInt64) -> UInt? {
         lastActivity = now
+        startedAt = now
         guard var easy = EasyHandle(), let lines = headerLines() else {
             fail(.protocolError, "the request has control bytes in a header, or there is no memory for it")
             return nil
@@ -109,6 +123,46 @@ final class Transfer: @unchecked Sendable {
 
     /// Whether the connection turned out to carry many requests at once; nil when none was made.
     private(set) var multiplexed: Bool?
+
+    // MARK: Two for one request
+
+    /// Bytes that it is expected to bring, for the order of transfers.
+    var expectedBytes: UInt64 { request.range?.count ?? UInt64(max(0, request.bodyLimit)) }
+
+    /// Whether it may be sent a second time when it is slow: a reader waits for it, and it can be asked for twice.
+    var mayBeHedged: Bool { request.priority == .demand && request.method == .get && request.range != nil && !isHedge }
+
+    /// Until when its answer may begin before it is sent a second time; nil when it has begun, or was.
+    func hedgeTime(after delay: UInt64) -> UInt64? {
+        mayBeHedged && phase == .active && !anyByte && !wasLate ? startedAt &+ delay : nil
+    }
+
+    /// How long its answer took to begin, in nanoseconds, or how long its rival's did; nil when it did not, or was an error.
+    var answerBegan: UInt64? {
+        if let gaveUpAfter { return gaveUpAfter }
+        return anyByte && (200..<400).contains(collector.status) ? firstByteAt - min(firstByteAt, startedAt) : nil
+    }
+
+    /// Another one for the same request. Where connections are shared it gets one of its own.
+    func makeHedge(isMultiplexed: Bool) -> Transfer {
+        var request = request
+        if isMultiplexed { request.freshConnection = true }
+        let hedge = Transfer(request, isHedge: true)
+        hedge.phase = .active
+        return hedge
+    }
+
+    /// Lets go of libcurl's side, and goes on waiting: the rival has the answer, or may get one.
+    func retire(on multi: borrowing MultiHandle) {
+        if rival?.hasClaimed == true { gaveUpAfter = monotonicNanoseconds() - startedAt }
+        withdraw(from: multi)
+    }
+
+    /// Ends with what became of the rival.
+    func adopt(_ hedge: Transfer, on multi: borrowing MultiHandle) {
+        withdraw(from: multi)
+        complete(hedge.takeOutcome())
+    }
 
     /// Ends a transfer that libcurl is done with.
     func finish(_ code: CURLcode, on multi: borrowing MultiHandle) {
@@ -186,16 +240,26 @@ final class Transfer: @unchecked Sendable {
 
     func takeHeader(_ bytes: UnsafeRawBufferPointer) -> Bool {
         noteActivity()
-        return unsafe collector.takeHeader(bytes)
+        // The rival has begun: two answers must not be mixed.
+        if rival?.hasClaimed == true { return false }
+        let goesOn = unsafe collector.takeHeader(bytes)
+        if rival != nil, !hasClaimed, collector.status >= 200 {
+            // An error is no better answer than none.
+            if isHedge && collector.status >= 400 { return false }
+            hasClaimed = true
+        }
+        return goesOn
     }
 
     func takeBody(_ bytes: UnsafeRawBufferPointer) -> Bool {
         noteActivity()
+        if rival?.hasClaimed == true { return false }
         return unsafe collector.takeBody(bytes)
     }
 
     private func noteActivity() {
         lastActivity = monotonicNanoseconds()
+        if !anyByte { firstByteAt = lastActivity }
         anyByte = true
     }
 }
@@ -211,6 +275,8 @@ extension Transfer {
             guard range.count > 0 else { return nil }
             lines.append("Range: \(range.headerValue)")
         }
+        // libcurl would wait for 100 before it sends a form of more than 1 KiB.
+        if case .form = request.method { lines.append("Expect:") }
         return lines
     }
 
@@ -225,6 +291,7 @@ extension Transfer {
             && easy.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
             && easy.set(CURLOPT_NOBODY, request.method == .head ? 1 : 0)
             && easy.set(CURLOPT_TCP_NODELAY, 1)
+            && easy.set(CURLOPT_BUFFERSIZE, expectedBytes < 64 << 10 ? 16 << 10 : 128 << 10)
             && easy.set(CURLOPT_TCP_KEEPALIVE, 1)
             && easy.set(CURLOPT_TCP_KEEPIDLE, 30)
             && easy.set(CURLOPT_TCP_KEEPINTVL, 10)
@@ -235,17 +302,18 @@ extension Transfer {
             accepted = accepted && easy.set(CURLOPT_TIMEOUT_MS, milliseconds(totalTimeout))
         }
         if request.freshConnection { accepted = accepted && easy.set(CURLOPT_FRESH_CONNECT, 1) }
+        if case .form(let text) = request.method {
+            accepted = accepted && easy.set(CURLOPT_COPYPOSTFIELDS, text)
+        }
         // No proxy of the environment stands between this machine and itself.
-        if request.url.isLoopback { accepted = accepted && easy.set(CURLOPT_PROXY, "") }
+        if request.url.isLoopback || request.passesProxy { accepted = accepted && easy.set(CURLOPT_PROXY, "") }
         if secure {
             accepted =
                 accepted && easy.set(CURLOPT_HTTP_VERSION, Int(CURL_HTTP_VERSION_2TLS))
                 && easy.set(CURLOPT_PIPEWAIT, 1)
             // Beside the system's directory of authorities, which libcurl knows. Without a file of our own the system's
             // bundle is enough, and libcurl keeps it parsed only where no directory is set.
-            accepted =
-                accepted
-                && (request.caFile.map { easy.set(CURLOPT_CAINFO, $0) } ?? easy.set(CURLOPT_CAPATH, nil))
+            accepted = accepted && setTrust(easy)
         } else {
             // Waiting for a connection to multiplex on would make the first requests go one after the other.
             accepted = accepted && easy.set(CURLOPT_HTTP_VERSION, Int(CURL_HTTP_VERSION_1_1))
@@ -253,6 +321,28 @@ extension Transfer {
         // SAFETY: the loop keeps the transfer until the handle is removed, so the context outlives the callbacks.
         let context = unsafe Unmanaged.passUnretained(self).toOpaque()
         return unsafe accepted && easy.setSinks(header: headerSink, body: bodySink, context: context)
+    }
+}
+
+extension Transfer {
+    /// Whom we trust and who we are. libcurl shares a connection only between requests that agree in all of this.
+    private func setTrust(_ easy: borrowing EasyHandle) -> Bool {
+        let tls = request.tls
+        var accepted =
+            if !tls.authorities.isEmpty {
+                easy.set(CURLOPT_CAINFO_BLOB, blob: tls.authorities)
+            } else {
+                request.caFile.map { easy.set(CURLOPT_CAINFO, $0) } ?? easy.set(CURLOPT_CAPATH, nil)
+            }
+        if let certificate = tls.clientCertificate {
+            accepted =
+                accepted && easy.set(CURLOPT_SSLCERT, certificate)
+                && easy.set(CURLOPT_SSLKEY, tls.clientKey ?? certificate)
+        }
+        if tls.skipsVerification {
+            accepted = accepted && easy.set(CURLOPT_SSL_VERIFYPEER, 0) && easy.set(CURLOPT_SSL_VERIFYHOST, 0)
+        }
+        return accepted
     }
 }
 

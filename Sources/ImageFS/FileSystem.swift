@@ -15,11 +15,13 @@ public final class FileSystem: Sendable {
     let namespace = NamespaceTable()
     let trees = TreeTable()
     let listings = ListingTable()
+    let uses: ImageUseTable?
 
     /// A tree on top of what the process knows; any number of them may share a library.
     public init(library: Library, options: FileSystemOptions) {
         self.library = library
         self.options = options
+        uses = options.prefetch.map { ImageUseTable(library, $0) }
     }
 
     /// What a node number refers to.
@@ -41,6 +43,7 @@ public final class FileSystem: Sendable {
         switch place(parent) {
         case nil: return .failed(.stale)
         case .tree(let tree, let directory):
+            tree.use?.touch()
             guard let record = tree.lookup(name, in: directory) else {
                 return .ready(.negative(timeout: Entry.unlimited))
             }
@@ -85,6 +88,7 @@ public final class FileSystem: Sendable {
             let source = tree.source(record)
             let mode = source.layer.index.attributes(source.record).mode
             if isDirectory(mode) { return .failed(.isDirectory) }
+            source.layer.noteOpen(source.record)
             return .ready((handle: 0, keepCache: true))
         case .namespace(let node):
             return node.isDirectory ? .failed(.isDirectory) : .ready((handle: 0, keepCache: true))

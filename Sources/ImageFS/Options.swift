@@ -17,6 +17,8 @@ public struct FileSystemOptions: Sendable {
     public var rootGroup: UInt32 = 0
     /// Show `user.overlay.opaque` beside `trusted.overlay.opaque`.
     public var userXattr = false
+    /// What is fetched ahead of readers and taken down of them; nil: nothing (commands that only look).
+    public var prefetch: PrefetchPolicy?
     /// The text of README-crfs.txt.
     public var readme: String
 

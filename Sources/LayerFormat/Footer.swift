@@ -1,20 +1,17 @@
 /// Where a layer's TOC is, as its footer says (spec section 3).
 ///
-/// A footer is an empty gzip member whose Extra field holds the TOC's offset as 16 hexadecimal digits and `STARGZ`.
+/// A footer is an empty gzip member whose Extra field holds the TOC's offset as 16 hexadecimal digits and `STARGZ`, or says
+/// that the TOC is elsewhere; or a skippable zstd frame (see `TOCFrame`).
 public struct Footer: Sendable, Equatable {
-    /// Which format the layer has.
-    public enum Kind: Sendable, Equatable {
-        /// 47 bytes: the Extra field is the bare text.
-        case stargz
-        /// 51 bytes: the text is an RFC 1952 subfield named `SG`.
-        case estargz
-    }
-    /// Which format the layer has.
-    public var kind: Kind
-    /// Where the TOC's gzip member starts in the blob.
+    /// Which format the layer has: 47 bytes mean stargz (the Extra field is the bare text), 51 eStargz (the text is an RFC
+    /// 1952 subfield named `SG`), 46 eStargz with the TOC in a second image, 48 or 72 zstd:chunked.
+    public var kind: IndexFormat
+    /// Where the TOC's gzip member or skippable frame starts in the blob; where the footer starts, if the TOC is elsewhere.
     public var tocOffset: UInt64
-    /// How long the footer is: 47 or 51 bytes.
+    /// How long the footer is in bytes.
     public var byteCount: Int
+    /// Where the TOC is, zstd:chunked only.
+    public var frame: TOCFrame?
 
     /// 10 bytes of gzip header, 2 of Extra's length, 22 of Extra, 5 of an empty stored block, 8 of CRC-32 and size.
     static let stargzByteCount = 47
@@ -30,12 +27,29 @@ public struct Footer: Sendable, Equatable {
     /// `.noIndex` when there is none that crfs knows, `.corrupt` when it announces an offset that cannot be.
     public init(tail: borrowing RawSpan, blobSize: UInt64) throws(LayerFormatError) {
         let bytes = Span<UInt8>(_bytes: copy tail)
+        if let (frame, byteCount) = TOCFrame.footer(bytes) {
+            try frame.check(blobSize: blobSize - min(blobSize, UInt64(byteCount)))
+            self.init(kind: .zstdChunked, tocOffset: frame.start, byteCount: byteCount)
+            self.frame = frame
+            return
+        }
+        if Footer.isExternal(bytes) {
+            guard blobSize > UInt64(Footer.externalByteCount) else {
+                throw LayerFormatError(.corrupt, "the blob has \(blobSize) bytes: a footer and nothing else")
+            }
+            let end = blobSize - UInt64(Footer.externalByteCount)
+            self.init(kind: .estargzExternalTOC, tocOffset: end, byteCount: Footer.externalByteCount)
+            return
+        }
         if let offset = try Footer.offset(in: bytes, byteCount: Footer.estargzByteCount, subfield: true) {
             self.init(kind: .estargz, tocOffset: offset, byteCount: Footer.estargzByteCount)
         } else if let offset = try Footer.offset(in: bytes, byteCount: Footer.stargzByteCount, subfield: false) {
             self.init(kind: .stargz, tocOffset: offset, byteCount: Footer.stargzByteCount)
         } else {
-            throw LayerFormatError(.noIndex, Footer.whyNoIndex(bytes))
+            throw LayerFormatError(
+                .noIndex,
+                "the layer has no footer of stargz, eStargz or zstd:chunked: it is a plain layer without an index"
+            )
         }
         guard tocOffset < blobSize, blobSize - tocOffset > UInt64(byteCount) else {
             throw LayerFormatError(
@@ -45,7 +59,7 @@ public struct Footer: Sendable, Equatable {
         }
     }
 
-    private init(kind: Kind, tocOffset: UInt64, byteCount: Int) {
+    private init(kind: IndexFormat, tocOffset: UInt64, byteCount: Int) {
         self.kind = kind
         self.tocOffset = tocOffset
         self.byteCount = byteCount
@@ -53,10 +67,10 @@ public struct Footer: Sendable, Equatable {
 
     /// How many bytes to ask for at first for a layer of this size, so that footer and TOC usually come together.
     ///
-    /// A TOC takes about 70 compressed bytes an entry: 0.5 % of a layer of large files, 2 % of one of small files. So a
-    /// 64th of the blob, between 64 KiB and 4 MiB, and never more than the blob.
+    /// A TOC takes about 50 compressed bytes an entry: 0.5 % of a layer of large files, 2 % of one of small files, which
+    /// are seldom large. So a 128th of the blob, between 256 KiB and 4 MiB, and never more than the blob.
     public static func tailGuess(blobSize: UInt64) -> UInt64 {
-        min(blobSize, max(64 << 10, min(4 << 20, blobSize / 64)))
+        min(blobSize, max(256 << 10, min(4 << 20, blobSize / 128)))
     }
 
     /// The gzip header up to Extra, with any time, level and system; nil when it is another one.
@@ -97,17 +111,11 @@ public struct Footer: Sendable, Equatable {
         return value
     }
 
-    /// The sentence for a blob without a footer that is read here: other indexes are named.
-    private static func whyNoIndex(_ bytes: Span<UInt8>) -> String {
-        if let at = extra(of: bytes, byteCount: externalByteCount, extraCount: 21), matches(bytes, at: at, "SG"),
-            bytes[at + 2] == 17, bytes[at + 3] == 0, matches(bytes, at: at + 4, "STARGZEXTERNALTOC")
-        {
-            return "the layer is eStargz with its TOC in a second image, which this version of crfs does not read"
-        }
-        if matches(bytes, at: bytes.count - 8, "GNUlInUx") || matches(bytes, at: bytes.count - 8, "GnUlInUx") {
-            return "the layer is zstd:chunked, whose index this version of crfs does not read"
-        }
-        return "the layer has no stargz or eStargz footer: it is a plain layer without an index"
+    /// Whether the footer says that the TOC is in a second image.
+    private static func isExternal(_ bytes: Span<UInt8>) -> Bool {
+        guard let at = extra(of: bytes, byteCount: externalByteCount, extraCount: 21) else { return false }
+        return matches(bytes, at: at, "SG") && bytes[at + 2] == 17 && bytes[at + 3] == 0
+            && matches(bytes, at: at + 4, "STARGZEXTERNALTOC")
     }
 }
 

@@ -4,8 +4,10 @@ internal import PosixIO
 ///
 /// Top down and breadth first: a merged directory knows which layers' directories it is made of, and its names come from
 /// those by one walk over all of their sorted children at once.
+///
+/// Not copyable, so that no access to a part of it copies all of it.
 @safe
-struct ImageMerger {
+struct ImageMerger: ~Copyable {
     private(set) var notes = Notes()
     private let layers: [LayerIndex]
     private let crossLinks: CrossLinks
@@ -250,7 +252,9 @@ struct ImageMerger {
             unsafe cursors.remove(at: index)
             return true
         }
-        unsafe load(&cursors[index])
+        var cursor = unsafe cursors[index]
+        unsafe load(&cursor)
+        unsafe cursors[index] = cursor
         return false
     }
 

@@ -137,7 +137,10 @@ struct IndexFile: ~Copyable, @unchecked Sendable {
             tocDigest: Digest(words: get(IndexLayout.tocDigestAt, (UInt64, UInt64, UInt64, UInt64).self)),
             blobSize: get(IndexLayout.blobSizeAt, UInt64.self),
             tocOffset: get(IndexLayout.tocOffsetAt, UInt64.self),
-            prefetchEnd: get(IndexLayout.prefetchEndAt, UInt64.self)
+            prefetchEnd: get(IndexLayout.prefetchEndAt, UInt64.self),
+            tocFrameDigest: Digest(words: get(IndexLayout.tocFrameDigestAt, (UInt64, UInt64, UInt64, UInt64).self)),
+            format: get(IndexLayout.formatAt, UInt32.self),
+            flags: get(IndexLayout.flagsAt, UInt32.self)
         )
         try check(header, kind, sizes)
         let table = IndexLayout.Section.checksums.rawValue

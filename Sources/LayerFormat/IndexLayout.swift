@@ -6,7 +6,7 @@ enum IndexLayout {
     /// "crfsindx".
     static let magic: UInt64 = 0x7864_6e69_7366_7263
     /// Raise it with every change of the layout or of what builders put into it.
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
     static let headerBytes = 512
     /// Sections start at multiples of it, so that no record of 32 or 64 bytes lies across a block's end.
     static let sectionAlignment = 64
@@ -33,6 +33,9 @@ enum IndexLayout {
     static let tocOffsetAt = 112
     static let prefetchEndAt = 120
     static let sectionsAt = 128
+    static let tocFrameDigestAt = 256
+    static let formatAt = 288
+    static let flagsAt = 292
     static let tableChecksumAt = 504
     static let headerChecksumAt = 508
 }
@@ -49,6 +52,14 @@ struct IndexHeader: Equatable {
     var tocOffset: UInt64 = 0
     /// All ones: none.
     var prefetchEnd: UInt64 = .max
+    /// Zeros: the TOC is not one of zstd:chunked.
+    var tocFrameDigest = Digest(words: (0, 0, 0, 0))
+    /// An `IndexFormat`; 0 for an image.
+    var format: UInt32 = 0
+    var flags: UInt32 = 0
+
+    /// Every chunk that is stored has a digest.
+    static let hasAllDigests: UInt32 = 1
 }
 
 /// One node of a layer's index: 64 bytes.

@@ -87,6 +87,9 @@ struct IndexWriter: ~Copyable {
         put(header.blobSize, IndexLayout.blobSizeAt)
         put(header.tocOffset, IndexLayout.tocOffsetAt)
         put(header.prefetchEnd, IndexLayout.prefetchEndAt)
+        put(header.tocFrameDigest.words, IndexLayout.tocFrameDigestAt)
+        put(header.format, IndexLayout.formatAt)
+        put(header.flags, IndexLayout.flagsAt)
         for section in IndexLayout.Section.allCases {
             let at = IndexLayout.sectionsAt + section.rawValue * 16
             put(UInt64(sections[section.rawValue].lowerBound), at)

@@ -14,6 +14,8 @@ public import PosixIO
 public final class LayerIndex: Sendable {
     let file: IndexFile
     let rootRecord: NodeRecord
+    /// The format of the layer.
+    public let format: IndexFormat
 
     /// Opens an index file: open, mmap, header check, and block checks for files up to 16 MiB. `.staleIndex` when it must
     /// be built anew, `.system` when it cannot be opened (there is none, …).
@@ -33,7 +35,11 @@ public final class LayerIndex: Sendable {
         guard let root = file.record(.nodes, 0, NodeRecord.self), root.isDirectory else {
             throw LayerFormatError(.staleIndex, "the index file must be built anew: its root is not a directory")
         }
+        guard let format = IndexFormat(rawValue: file.header.format) else {
+            throw LayerFormatError(.staleIndex, "the index file must be built anew: it is of an unknown layer format")
+        }
         self.file = file
+        self.format = format
         rootRecord = root
     }
 
@@ -43,10 +49,14 @@ public final class LayerIndex: Sendable {
     public var layerDigest: Digest { file.header.layerDigest }
     /// The layer's blob size in bytes.
     public var blobSize: UInt64 { file.header.blobSize }
-    /// Where the TOC's member starts in the blob: payloads end before it.
+    /// Where the TOC's member or frame starts in the blob, or the footer where the TOC is elsewhere: payloads end before it.
     public var tocOffset: UInt64 { file.header.tocOffset }
     /// SHA-256 of the TOC JSON.
     public var tocDigest: Digest { file.header.tocDigest }
+    /// SHA-256 of the compressed TOC; nil but for zstd:chunked.
+    public var tocFrameDigest: Digest? { format == .zstdChunked ? file.header.tocFrameDigest : nil }
+    /// Whether every chunk that is stored has a digest.
+    public var hasAllDigests: Bool { file.header.flags & IndexHeader.hasAllDigests != 0 }
     /// Bytes of the blob before `.prefetch.landmark`; 0 with `.no.prefetch.landmark`; nil with neither.
     public var prefetchEnd: UInt64? {
         file.header.prefetchEnd == .max ? nil : file.header.prefetchEnd

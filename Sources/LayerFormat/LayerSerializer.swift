@@ -18,8 +18,15 @@ struct LayerSerializer {
         self.finished = finished
         tree = finished.tree
         var starts = memberStarts.filter { $0 < tocOffset }
-        if zip(starts, starts.dropFirst()).contains(where: { $0 >= $1 }) { starts.sort() }
         starts.append(tocOffset)
+        if zip(starts, starts.dropFirst()).contains(where: { $0 >= $1 }) {
+            starts.sort()
+            var last: UInt64?
+            starts.removeAll { start in
+                defer { last = start }
+                return start == last
+            }
+        }
         self.memberStarts = starts
         chunkNumbers = [UInt32](repeating: NameTable.none, count: tree.chunks.count)
     }

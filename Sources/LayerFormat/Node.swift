@@ -78,6 +78,9 @@ enum FormatLimit {
     static let tocBytes = 256 << 20
     /// One chunk's payload, in bytes.
     static let chunkBytes: UInt64 = 32 << 20
+    /// How much of a hole one chunk of the index stands for, in bytes, and how many of these a hole may have.
+    static let holePieceBytes: UInt64 = 512 << 20
+    static let holePieces: UInt64 = 32768
     /// Where a payload may end in what its member inflates to, in bytes.
     static let innerBytes: UInt64 = 256 << 20
     /// Nodes of one layer, implicit directories included; record numbers have 28 bits.

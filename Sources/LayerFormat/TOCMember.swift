@@ -8,17 +8,30 @@ public struct TOCSource: Sendable {
     public var layerDigest: Digest
     /// The size of the layer's blob in bytes.
     public var blobSize: UInt64
-    /// Where the TOC's gzip member starts in the blob.
+    /// Where the TOC's gzip member or skippable frame starts in the blob, or where payloads end if it is elsewhere.
     public var tocOffset: UInt64
     /// The digest that the manifest promises for the TOC's JSON; checked before the JSON is used.
     public var promisedDigest: Digest?
+    /// The digest that the manifest promises for the compressed TOC (zstd:chunked); checked before it is decompressed.
+    public var promisedFrameDigest: Digest?
+    /// The layer's format.
+    public var format: IndexFormat
 
     /// Gathers what is known.
-    public init(layerDigest: Digest, blobSize: UInt64, tocOffset: UInt64, promisedDigest: Digest?) {
+    public init(
+        layerDigest: Digest,
+        blobSize: UInt64,
+        tocOffset: UInt64,
+        promisedDigest: Digest?,
+        promisedFrameDigest: Digest? = nil,
+        format: IndexFormat = .estargz
+    ) {
         self.layerDigest = layerDigest
         self.blobSize = blobSize
         self.tocOffset = tocOffset
         self.promisedDigest = promisedDigest
+        self.promisedFrameDigest = promisedFrameDigest
+        self.format = format
     }
 }
 

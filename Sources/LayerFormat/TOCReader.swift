@@ -9,6 +9,8 @@ struct TOCReader {
     private(set) var failure: LayerFormatError?
     /// Every place in the blob where an entry's data starts: they bound the members.
     private(set) var memberStarts: [UInt64] = []
+    /// Where the data of files ends, as far as the TOC says so: these bound members too.
+    private(set) var ends: [UInt64] = []
     /// Where the TOC starts: payloads end before it.
     let tocOffset: UInt64
 
@@ -88,6 +90,9 @@ struct TOCReader {
         let inode = UInt32(tree.inodes.count)
         tree.inodes.append(try unsafe attributes(entry, type))
         if type == .regular { try unsafe openFile(entry, inode: inode) }
+        // What follows a file's last chunk are headers: they are not fetched with it.
+        let end = unsafe entry.pointee.end_offset
+        if end > offset { ends.append(end) }
         guard let name = unsafe entry.pointee.name.buffer else { throw unsafe fail(entry, "has no name") }
         try unsafe tree.place(name, inode: inode)
     }
@@ -249,6 +254,7 @@ struct TOCReader {
         guard size > 0 else { return }
         try unsafe appendChunk(entry, ofFileSize: size)
         if UInt64(tree.chunks[first].length) != size { unsafe keepFileName(entry) }
+        if tree.chunks[first].isZeros { return }
         // The file's digest is its chunk's where that is the only one.
         if tree.chunks[first].digest == nil, UInt64(tree.chunks[first].length) == size,
             let text = unsafe entry.pointee.digest.buffer, text.count > 0
@@ -285,6 +291,7 @@ struct TOCReader {
         guard length <= size - fileOffset else {
             throw unsafe fail(entry, "has a chunk at byte \(fileOffset) that ends behind the file's end at \(size)")
         }
+        if try unsafe isZeros(entry) { return try unsafe appendZeros(entry, at: fileOffset, length) }
         guard length <= FormatLimit.chunkBytes else {
             throw unsafe LayerFormatError(
                 .tooLarge,
@@ -292,14 +299,7 @@ struct TOCReader {
             )
         }
         var chunk = NewChunk(memberOffset: 0, fileOffset: fileOffset, innerOffset: 0, length: UInt32(length))
-        if let type = unsafe entry.pointee.chunk_type.buffer, type.count > 0 {
-            guard unsafe type.elementsEqual("zeros".utf8) else {
-                throw unsafe fail(entry, "has a chunk of the type \(printable(type)), which crfs does not know")
-            }
-            chunk.isZeros = true
-        } else {
-            try unsafe setPlace(entry, &chunk)
-        }
+        try unsafe setPlace(entry, &chunk)
         if let text = unsafe entry.pointee.chunk_digest.buffer, text.count > 0 {
             guard let digest = unsafe TOCText.digest(Span(_unsafeBytes: text)) else {
                 throw unsafe fail(entry, "has the chunkDigest \(printable(text)), which is not a SHA-256 digest")
@@ -307,6 +307,44 @@ struct TOCReader {
             chunk.digest = digest
         }
         tree.chunks.append(chunk)
+    }
+
+    private func isZeros(_ entry: UnsafePointer<crfs_toc_entry>) throws(LayerFormatError) -> Bool {
+        guard let type = unsafe entry.pointee.chunk_type.buffer, type.count > 0 else { return false }
+        guard unsafe type.elementsEqual("zeros".utf8) else {
+            throw unsafe fail(entry, "has a chunk of the type \(printable(type)), which crfs does not know")
+        }
+        return true
+    }
+
+    /// A hole. It can be much larger than a chunk with data, and is cut into pieces then.
+    private mutating func appendZeros(
+        _ entry: UnsafePointer<crfs_toc_entry>,
+        at fileOffset: UInt64,
+        _ length: UInt64
+    ) throws(LayerFormatError) {
+        // Writers store the zeros all the same, so that the blob is a tar: the chunk before ends where they start.
+        let offset = unsafe entry.pointee.offset
+        if offset > 0 { noteMember(offset) }
+        guard length / FormatLimit.holePieceBytes < FormatLimit.holePieces else {
+            throw unsafe LayerFormatError(
+                .tooLarge,
+                fail(entry, "has a hole of \(length) bytes; crfs reads holes of up to 16 TiB").reason
+            )
+        }
+        var done: UInt64 = 0
+        while done < length {
+            let piece = min(length - done, FormatLimit.holePieceBytes)
+            var chunk = NewChunk(
+                memberOffset: 0,
+                fileOffset: fileOffset + done,
+                innerOffset: 0,
+                length: UInt32(piece)
+            )
+            chunk.isZeros = true
+            tree.chunks.append(chunk)
+            done += piece
+        }
     }
 
     private mutating func setPlace(

@@ -30,6 +30,22 @@ public struct ContentDescriptor: Hashable, Sendable {
     public var tocDigest: Digest? {
         annotations["containerd.io/snapshot/stargz/toc.digest"].flatMap { Digest($0) }
     }
+
+    /// `containerd.io/snapshot/stargz/layer.digest`: for which layer this one, of a TOC image, holds the TOC.
+    public var describedLayer: Digest? {
+        annotations["containerd.io/snapshot/stargz/layer.digest"].flatMap { Digest($0) }
+    }
+
+    /// `manifest-checksum` of zstd:chunked: the SHA-256 of the compressed TOC.
+    public var tocFrameDigest: Digest? { zstdChunked("manifest-checksum").flatMap { Digest($0) } }
+
+    /// `manifest-position` of zstd:chunked: `offset:compressed:uncompressed:type` of the TOC.
+    public var tocFramePosition: String? { zstdChunked("manifest-position") }
+
+    /// An annotation of zstd:chunked, under the prefix that the containers tools use now, or the older one.
+    private func zstdChunked(_ name: String) -> String? {
+        annotations["io.github.containers.zstd-chunked.\(name)"] ?? annotations["io.containers.zstd-chunked.\(name)"]
+    }
 }
 
 /// Media types that crfs reads (OCI image specification and Docker image manifest v2, schema 2).

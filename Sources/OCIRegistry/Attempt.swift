@@ -27,6 +27,19 @@ enum AttemptFailure: Error, Sendable {
         )
     }
 
+    /// Whether another attempt can help.
+    var isRetryable: Bool {
+        switch self {
+        case .transport(let error, _):
+            switch error.kind {
+            case .certificate, .protocolError, .tooLarge, .outOfMemory, .cancelled: false
+            case .timedOut, .cannotResolve, .cannotConnect, .tlsHandshake, .shortBody, .connectionLost: true
+            }
+        case .refused, .once: true
+        case .final: false
+        }
+    }
+
     /// What happened, as the middle of a sentence.
     var reason: String {
         switch self {
@@ -48,7 +61,8 @@ struct RetryBudget: Sendable {
     private let allowed: UInt64
     private var lastProgress: UInt64
     private var furthest: UInt64 = 0
-    private var usedOnce = false
+    /// How often content may still be wrong.
+    private var secondChances: Int
     /// How many attempts have failed.
     private(set) var failures = 0
     /// Whether the last attempt ended because nothing came: the next one takes another connection.
@@ -57,7 +71,9 @@ struct RetryBudget: Sendable {
     /// - Parameters:
     ///   - seconds: how long to go on without progress.
     ///   - now: CLOCK_MONOTONIC in nanoseconds.
-    init(seconds: Double, now: UInt64) {
+    ///   - servers: how many can be asked: each gets one chance to serve better content than the one before.
+    init(seconds: Double, now: UInt64, servers: Int = 1) {
+        secondChances = max(1, servers)
         let bounded = seconds.isFinite ? min(max(seconds, 0), 1e9) : 1e9
         allowed = UInt64(bounded * 1e9)
         lastProgress = now
@@ -81,14 +97,11 @@ struct RetryBudget: Sendable {
         case .final:
             return nil
         case .once:
-            if usedOnce { return nil }
-            usedOnce = true
+            if secondChances == 0 { return nil }
+            secondChances -= 1
         case .transport(let error, _):
-            switch error.kind {
-            case .certificate, .protocolError, .tooLarge, .outOfMemory, .cancelled: return nil
-            case .timedOut: lastWasSilent = true
-            case .cannotResolve, .cannotConnect, .tlsHandshake, .shortBody, .connectionLost: break
-            }
+            guard failure.isRetryable else { return nil }
+            lastWasSilent = error.kind == .timedOut
             if error.bytesReceived > furthest {
                 furthest = error.bytesReceived
                 lastProgress = max(lastProgress, error.lastByteAt)

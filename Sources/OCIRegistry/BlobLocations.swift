@@ -2,64 +2,115 @@ internal import HTTPTransport
 internal import OCIModel
 internal import Synchronization
 
-/// Remembers where registries redirect blob reads to, until such a URL expires or fails.
+/// Remembers where registries redirect blob reads to: until such a URL expires or fails, with the next one asked for before
+/// that, and with one question to the registry however many readers wait for the answer.
 ///
-/// LOCK ORDER: the lock is a leaf.
+/// LOCK ORDER: the lock is a leaf; flights are finished without it.
 final class BlobLocations: Sendable {
     struct Key: Hashable, Sendable {
         var repository: Repository
         var digest: Digest
     }
 
+    /// What the registry answers: where to, nil for "here", or why it did not answer.
+    typealias Answer = Result<HTTPURL?, AttemptFailure>
+
+    /// What is to be done to read a blob.
+    enum Place: Sendable {
+        /// Read there.
+        case at(HTTPURL)
+        /// Read there, and ask for the next URL behind.
+        case atAndRefresh(HTTPURL, Flight<Answer>)
+        /// Ask the registry, and say what it answers.
+        case ask(Flight<Answer>)
+        /// Somebody asks already.
+        case wait(Flight<Answer>)
+        /// Ask the registry: it is not known to redirect, so that nobody has to wait for what others hear.
+        case unknown
+    }
+
     private struct Entry: Sendable {
         var url: HTTPURL
         /// CLOCK_MONOTONIC, nanoseconds.
+        var refreshAt: UInt64
         var expiresAt: UInt64
     }
 
-    private let entries = Mutex<[Key: Entry]>([:])
+    private struct State: Sendable {
+        var entries: [Key: Entry] = [:]
+        var flights: [Key: Flight<Answer>] = [:]
+        /// Registries that have redirected.
+        var redirecting: Set<RegistryHost> = []
+    }
+
+    private let state = Mutex(State())
     private static let limit = 4096
     /// How long a URL is used that does not say how long it holds, in seconds.
-    private static let defaultLife: UInt64 = 600
+    private static let defaultLife = 600.0
+    private static let longestLife = 86_400.0
 
-    func url(_ key: Key, now: UInt64) -> HTTPURL? {
-        entries.withLock { entries in
-            guard let entry = entries[key], entry.expiresAt > now else { return nil }
-            return entry.url
+    /// - Parameter now: CLOCK_MONOTONIC in nanoseconds.
+    func place(_ key: Key, now: UInt64) -> Place {
+        state.withLock { state in
+            if let entry = state.entries[key], entry.expiresAt > now {
+                guard now >= entry.refreshAt, state.flights[key] == nil else { return .at(entry.url) }
+                let flight = Flight<Answer>()
+                state.flights[key] = flight
+                return .atAndRefresh(entry.url, flight)
+            }
+            if let flight = state.flights[key] { return .wait(flight) }
+            guard state.redirecting.contains(key.repository.host) else { return .unknown }
+            let flight = Flight<Answer>()
+            state.flights[key] = flight
+            return .ask(flight)
         }
     }
 
+    /// Remembers a URL that a registry redirected to.
+    ///
     /// - Parameters:
     ///   - now: CLOCK_MONOTONIC in nanoseconds.
-    ///   - wallClock: seconds since 1970.
-    func remember(_ key: Key, _ url: HTTPURL, now: UInt64, wallClock: Int64) {
-        let life = min(BlobLocations.life(of: url, wallClock: wallClock) ?? BlobLocations.defaultLife, 86_400)
-        guard life > 0 else { return }
-        entries.withLock { entries in
-            if entries.count >= BlobLocations.limit, entries[key] == nil {
-                entries = entries.filter { $0.value.expiresAt > now }
-                if entries.count >= BlobLocations.limit { entries.removeAll(keepingCapacity: true) }
+    ///   - signedAt: when the registry made it by the registry's clock, in seconds since 1970.
+    func remember(_ key: Key, _ url: HTTPURL, now: UInt64, signedAt: Int64) {
+        let life = min(SignedURL.life(of: url, at: signedAt) ?? BlobLocations.defaultLife, BlobLocations.longestLife)
+        // A margin for the way, and for clocks that count in whole seconds.
+        let usable = life - min(5, max(life / 5, min(life, 0.5)))
+        state.withLock { state in
+            state.redirecting.insert(key.repository.host)
+            guard usable > 0 else { return }
+            if state.entries.count >= BlobLocations.limit, state.entries[key] == nil {
+                state.entries = state.entries.filter { $0.value.expiresAt > now }
+                if state.entries.count >= BlobLocations.limit { state.entries.removeAll(keepingCapacity: true) }
             }
-            entries[key] = Entry(url: url, expiresAt: now + life * 1_000_000_000)
+            let early = usable - min(60, usable / 3)
+            state.entries[key] = Entry(
+                url: url,
+                refreshAt: now + UInt64(early * 1e9),
+                expiresAt: now + UInt64(usable * 1e9)
+            )
         }
+    }
+
+    /// Ends a flight; what ended before stays as it was.
+    func finish(_ key: Key, _ flight: Flight<Answer>, _ answer: Answer, now: UInt64) {
+        let isFirst = state.withLock { state in
+            guard state.flights[key] === flight else { return false }
+            state.flights[key] = nil
+            switch answer {
+            case .success(nil): state.entries[key] = nil
+            // The old URL goes on being used to its end; the registry is asked again in a while.
+            case .failure: state.entries[key]?.refreshAt = now + 1_000_000_000
+            case .success: break
+            }
+            return true
+        }
+        if isFirst { flight.finish(answer) }
     }
 
     /// Forgets a URL that failed; a newer one for the same blob stays.
     func forget(_ key: Key, _ url: HTTPURL) {
-        entries.withLock { entries in
-            if entries[key]?.url == url { entries[key] = nil }
+        state.withLock { state in
+            if state.entries[key]?.url == url { state.entries[key] = nil }
         }
-    }
-
-    /// How many seconds a signed URL still holds, as far as its query says: S3 and Google sign with a life in seconds
-    /// (counted from now, as it was just made), CloudFront and older ones with the second when it ends.
-    static func life(of url: HTTPURL, wallClock: Int64) -> UInt64? {
-        for name in ["X-Amz-Expires", "X-Goog-Expires"] {
-            if let seconds = url.queryValue(name).flatMap({ UInt64($0) }) { return seconds - min(seconds, 5) }
-        }
-        if let end = url.queryValue("Expires").flatMap({ Int64($0) }), end >= 0 {
-            return end > wallClock + 5 ? UInt64(end - wallClock - 5) : 0
-        }
-        return nil
     }
 }

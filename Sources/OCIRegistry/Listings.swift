@@ -29,13 +29,21 @@ extension RegistryClient {
             host: repository.host,
             target: "/v2/\(repository.apiName)/tags/list",
             scope: Ask.pullScope(repository),
-            bodyLimit: RegistryClient.pageLimit
+            bodyLimit: RegistryClient.pageLimit,
+            path: repository.path,
+            capability: .resolve,
+            order: .registryFirst
         )
-        let complete = try await pages(base, "list the tags of \(repository)", deadline) { (page: TagPage) in
-            list.tags += page.tags ?? []
-            list.children += page.child ?? []
+        do throws(RegistryError) {
+            let complete = try await pages(base, "list the tags of \(repository)", deadline) { (page: TagPage) in
+                list.tags += page.tags ?? []
+                list.children += page.child ?? []
+            }
+            return complete ? list : nil
+        } catch where error.kind == .denied || error.kind == .notFound {
+            // The token server refused the scope.
+            return nil
         }
-        return complete ? list : nil
     }
 
     /// All pages of `_catalog`; nil where the registry does not offer it (any status of 4xx).
@@ -45,14 +53,16 @@ extension RegistryClient {
             host: host,
             target: "/v2/_catalog",
             scope: "registry:catalog:*",
-            bodyLimit: RegistryClient.pageLimit
+            bodyLimit: RegistryClient.pageLimit,
+            capability: .resolve,
+            order: .registryOnly
         )
         do throws(RegistryError) {
             let complete = try await pages(base, "list the repositories of \(host)", deadline) { (page: CatalogPage) in
                 names += page.repositories ?? []
             }
             return complete ? names : nil
-        } catch  where error.kind == .denied || error.kind == .notFound {
+        } catch where error.kind == .denied || error.kind == .notFound {
             // The token server refused the scope.
             return nil
         }
@@ -90,10 +100,10 @@ extension RegistryClient {
             use(try await decode(content, what))
             guard let link = LinkHeader.next(answer.response.headers.all("link")) else { return true }
             // Registries behind proxies name themselves wrongly: the path counts, the host stays.
-            guard let next = answer.response.url.resolving(link), next.target.hasPrefix("/v2/") else {
+            guard let url = answer.response.url.resolving(link), let next = answer.endpoint.target(url.target) else {
                 throw RegistryError(.protocolViolation, "cannot \(what): the link to the next page is no registry URL")
             }
-            guard seen.insert(next.target).inserted, seen.count <= RegistryClient.pageCountLimit,
+            guard seen.insert(next).inserted, seen.count <= RegistryClient.pageCountLimit,
                 total <= RegistryClient.listLimit
             else {
                 throw RegistryError(
@@ -101,7 +111,7 @@ extension RegistryClient {
                     "cannot \(what): \(base.host) gives pages without end (\(seen.count) so far)"
                 )
             }
-            ask.target = next.target
+            ask.target = next
         }
     }
 

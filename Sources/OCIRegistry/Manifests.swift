@@ -1,5 +1,6 @@
 internal import BlockCodec
 internal import HTTPTransport
+internal import Logging
 public import OCIModel
 internal import PosixIO
 
@@ -16,10 +17,12 @@ extension RegistryClient {
     ) async throws(RegistryError) -> FetchedManifest {
         let ask = manifestAsk(repository, name, method: .get)
         let what = "read the manifest \(name) of \(repository)"
-        return try await wire.retrying(what, deadline: deadline) { (budget) async throws(AttemptFailure) in
+        let servers = exchange.serverCount(repository.host)
+        return try await wire.retrying(what, deadline: deadline, servers: servers) {
+            (budget) async throws(AttemptFailure) in
             let answer = try await exchange.perform(ask, budget)
             guard answer.response.status == 200 else { throw .final(StatusRule.error(answer.response)) }
-            return try await fetched(answer.response, name)
+            return try await fetched(answer, name)
         }
     }
 
@@ -33,43 +36,82 @@ extension RegistryClient {
         let head = manifestAsk(repository, .tag(tag), method: .head)
         let get = manifestAsk(repository, .tag(tag), method: .get)
         let what = "resolve the tag \(tag) of \(repository)"
-        return try await wire.retrying(what, deadline: deadline) { (budget) async throws(AttemptFailure) -> Digest? in
-            let short = try await exchange.perform(head, budget)
-            if isAbsent(short.response.status) { return nil }
-            if short.response.status == 200,
-                let digest = short.response.headers["docker-content-digest"].flatMap({ Digest($0) })
-            {
-                return digest
+        do throws(RegistryError) {
+            return try await wire.retrying(what, deadline: deadline) {
+                (budget) async throws(AttemptFailure) -> Digest? in
+                let short = try await exchange.perform(head, budget)
+                if isAbsent(short.response.status) { return nil }
+                if short.response.status == 200,
+                    let digest = short.response.headers["docker-content-digest"].flatMap({ Digest($0) })
+                {
+                    return digest
+                }
+                // No digest, or no HEAD at all (405 and the like).
+                let full = try await exchange.perform(get, budget)
+                if isAbsent(full.response.status) { return nil }
+                guard full.response.status == 200 else { throw .final(StatusRule.error(full.response)) }
+                return try await fetched(full, .tag(tag)).digest
             }
-            // No digest, or no HEAD at all (405 and the like).
-            let full = try await exchange.perform(get, budget)
-            if isAbsent(full.response.status) { return nil }
-            guard full.response.status == 200 else { throw .final(StatusRule.error(full.response)) }
-            return try await fetched(full.response, .tag(tag)).digest
+        } catch where error.kind == .denied {
+            // Token servers refuse what does not exist as they refuse what is not for us.
+            wire.log.info("\(error)")
+            return nil
+        }
+    }
+
+    /// The manifest that a tag leads to, in one request; nil as `resolve` has it. For who wants the manifest next:
+    /// registries count manifests that are read, and not those whose digest is asked for.
+    public func manifest(
+        _ repository: Repository,
+        tag: String,
+        deadline: Double? = nil
+    ) async throws(RegistryError) -> FetchedManifest? {
+        let ask = manifestAsk(repository, .tag(tag), method: .get)
+        let what = "read the manifest \(tag) of \(repository)"
+        do throws(RegistryError) {
+            return try await wire.retrying(what, deadline: deadline) {
+                (budget) async throws(AttemptFailure) -> FetchedManifest? in
+                let answer = try await exchange.perform(ask, budget)
+                if isAbsent(answer.response.status) { return nil }
+                guard answer.response.status == 200 else { throw .final(StatusRule.error(answer.response)) }
+                return try await fetched(answer, .tag(tag))
+            }
+        } catch where error.kind == .denied {
+            // As `resolve` has it.
+            wire.log.info("\(error)")
+            return nil
         }
     }
 
     private func manifestAsk(_ repository: Repository, _ name: ManifestName, method: HTTPRequest.Method) -> Ask {
-        Ask(
+        var ask = Ask(
             host: repository.host,
             target: "/v2/\(repository.apiName)/manifests/\(name)",
             scope: Ask.pullScope(repository),
             method: method,
             accept: MediaType.acceptedManifests.joined(separator: ", "),
-            bodyLimit: manifestLimit
+            bodyLimit: manifestLimit,
+            path: repository.path
         )
+        switch name {
+        case .digest(let digest): ask.content = digest
+        case .tag: ask.capability = .resolve
+        }
+        return ask
     }
 
     private func fetched(
-        _ response: borrowing HTTPResponse,
+        _ answer: borrowing Exchange.Answer,
         _ name: ManifestName
     ) async throws(AttemptFailure) -> FetchedManifest {
-        let content = bytes(response)
-        let type = response.headers["content-type"]?.split(separator: ";").first.map { trimmed($0) }
+        let content = bytes(answer.response)
+        let url = answer.response.url
+        let type = answer.response.headers["content-type"]?.split(separator: ";").first.map { trimmed($0) }
         let digest = await contentDigest(content)
         if case .digest(let wanted) = name, wanted != digest {
+            exchange.distrust(answer.endpoint.name, wanted)
             throw .once(
-                RegistryError(.protocolViolation, "\(response.url.authority) served other content (\(digest))")
+                RegistryError(.protocolViolation, "\(url.authority) served other content (\(digest))")
             )
         }
         return FetchedManifest(digest: digest, mediaType: type, bytes: content)

@@ -10,6 +10,7 @@ public final class RegistryClient: Sendable {
     let exchange: Exchange
     let locations = BlobLocations()
     let links = LinkTable()
+    let servers = ServerTable()
     var wire: Wire { exchange.wire }
 
     /// Makes a client that sends through `transport`.
@@ -20,6 +21,12 @@ public final class RegistryClient: Sendable {
     /// What the client has done so far.
     public var counters: RegistryCounters { wire.counters.snapshot }
 
+    /// The Google Cloud project of this machine; nil elsewhere (`CredentialSources.metadataHost`).
+    public func ownProject() async -> String? {
+        guard let host = wire.options.credentials?.metadataHost else { return nil }
+        return await MetadataServer(host: host, transport: wire.transport).projectName()
+    }
+
     /// What is known of the way to the server that blobs of this registry come from.
     public func link(_ host: RegistryHost) -> LinkEstimate { links.estimate(host) }
 
@@ -28,7 +35,7 @@ public final class RegistryClient: Sendable {
 
     /// Whether the host answers `/v2/` as a registry does (200 or 401); throws when it does not.
     public func ping(_ host: RegistryHost, deadline: Double? = nil) async throws(RegistryError) {
-        let ask = Ask(host: host, target: "/v2/", scope: "", acceptsUnauthorized: true)
+        let ask = Ask(host: host, target: "/v2/", scope: "", acceptsUnauthorized: true, order: .registryFirst)
         try await wire.retrying("reach \(host)", deadline: deadline) { (budget) async throws(AttemptFailure) in
             let answer = try await exchange.perform(ask, budget)
             guard answer.response.status == 200 || answer.response.status == 401 else {

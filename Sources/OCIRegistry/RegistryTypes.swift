@@ -54,6 +54,10 @@ public struct RegistryOptions: Sendable {
     public var insecureHosts: Set<String> = []
     /// A PEM file of certificate authorities beside the system's.
     public var caFile: String?
+    /// A directory of `hosts.toml` files as containerd has it (mirrors, certificates, header fields); nil for none.
+    public var hostsDirectory: String?
+    /// Where credentials are looked for; nil for nowhere.
+    public var credentials: CredentialSources?
     /// How long a request waits without any progress, in seconds.
     public var deadlineSeconds: Double = 120
     /// The longest silence of a connection before the request is tried again on another one, in seconds.

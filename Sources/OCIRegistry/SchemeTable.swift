@@ -25,15 +25,23 @@ final class SchemeTable: Sendable {
     init(wire: Wire) { self.wire = wire }
 
     /// `scheme://authority` of a host.
-    func origin(of host: RegistryHost, patience: Double) async throws(AttemptFailure) -> HTTPURL {
-        let scheme = try await scheme(of: host, patience: patience)
+    func origin(
+        of host: RegistryHost,
+        tls: TLSSettings,
+        patience: Double
+    ) async throws(AttemptFailure) -> HTTPURL {
+        let scheme = try await scheme(of: host, tls, patience: patience)
         guard let url = HTTPURL("\(scheme)://\(host.apiAuthority)/") else {
             throw .final(RegistryError(.protocolViolation, "\(host) makes no URL"))
         }
         return url
     }
 
-    private func scheme(of host: RegistryHost, patience: Double) async throws(AttemptFailure) -> String {
+    private func scheme(
+        of host: RegistryHost,
+        _ tls: TLSSettings,
+        patience: Double
+    ) async throws(AttemptFailure) -> String {
         if wire.options.insecureHosts.contains(host.name) { return "http" }
         guard host.isLoopback else { return "https" }
         let (flight, isMine): (Flight<Answer>?, Bool) = states.withLock { states in
@@ -49,7 +57,7 @@ final class SchemeTable: Sendable {
         guard let flight else { return knownScheme(host) }
         if isMine {
             Task {
-                let answer = await probe(host)
+                let answer = await probe(host, tls)
                 states.withLock { states in
                     if case .success(let scheme) = answer { states[host] = .known(scheme) } else { states[host] = nil }
                 }
@@ -71,24 +79,31 @@ final class SchemeTable: Sendable {
 
     /// Any answer over TLS means HTTPS. Only when TLS itself fails, plain HTTP is tried: not for an untrusted
     /// certificate, which shows that TLS is spoken. A TLS server answers a plain request with 400.
-    private func probe(_ host: RegistryHost) async -> Answer {
+    private func probe(_ host: RegistryHost, _ tls: TLSSettings) async -> Answer {
         do throws(AttemptFailure) {
-            _ = try await ask(host, "https", patience: SchemeTable.handshakePatience)
+            _ = try await ask(host, tls, "https", patience: SchemeTable.handshakePatience)
             return .success("https")
         } catch {
             guard case .transport(let reason, _) = error,
                 reason.kind == .tlsHandshake || reason.kind == .timedOut || reason.kind == .connectionLost
             else { return .failure(error) }
-            let status = try? await ask(host, "http", patience: wire.options.stallSeconds)
+            let status = try? await ask(host, tls, "http", patience: wire.options.stallSeconds)
             if let status, status != 400 { return .success("http") }
             return .failure(error)
         }
     }
 
-    private func ask(_ host: RegistryHost, _ scheme: String, patience: Double) async throws(AttemptFailure) -> Int {
+    private func ask(
+        _ host: RegistryHost,
+        _ tls: TLSSettings,
+        _ scheme: String,
+        patience: Double
+    ) async throws(AttemptFailure) -> Int {
         guard let url = HTTPURL("\(scheme)://\(host.apiAuthority)/v2/") else {
             throw .final(RegistryError(.protocolViolation, "\(host) makes no URL"))
         }
-        return try await wire.send(HTTPRequest(url), patience: patience).status
+        var request = HTTPRequest(url)
+        request.tls = tls
+        return try await wire.send(request, patience: patience).status
     }
 }

@@ -16,16 +16,20 @@ final class Wire: Sendable {
         self.options = options
     }
 
-    /// Sends one request and counts it. The request's time-outs are cut to `patience` seconds.
-    func send(_ request: HTTPRequest, patience: Double, fresh: Bool = false) async throws(AttemptFailure)
-        -> HTTPResponse
-    {
+    /// Sends one request and counts it. The request's time-outs are cut to `patience` seconds; `silence` is how long it may
+    /// be silent, where that is less than the options' figure.
+    func send(
+        _ request: HTTPRequest,
+        patience: Double,
+        silence: Double? = nil,
+        fresh: Bool = false
+    ) async throws(AttemptFailure) -> HTTPResponse {
         var request = request
         // A last moment's attempt on a connection that is there can still succeed.
         let patience = max(patience, 0.05)
         request.caFile = options.caFile
         request.connectTimeout = min(options.connectSeconds, request.connectTimeout, patience)
-        request.stallTimeout = min(options.stallSeconds, patience)
+        request.stallTimeout = min(options.stallSeconds, silence ?? .infinity, patience)
         // What nobody waits for may stand in line for as long as others need the connections.
         request.queueTimeout = request.priority == .demand ? patience : nil
         request.freshConnection = fresh
@@ -41,8 +45,10 @@ final class Wire: Sendable {
     }
 
     /// Why the server at `home` may not send us to `url`; nil when it may. HTTPS goes anywhere, plain HTTP only on this
-    /// machine and where the options allow it (spec section 5). Nobody else may send us to this machine's own servers.
+    /// machine, to the same server, and where the options allow it (spec section 5). Nobody else may send us to this machine's
+    /// own servers.
     func objection(to url: HTTPURL, from home: HTTPURL) -> String? {
+        if url.origin == home.origin { return nil }
         if url.isLoopback { return home.isLoopback ? nil : "which is this machine" }
         let isAllowed =
             url.scheme == "https" || options.insecureHosts.contains(url.authority)
@@ -55,13 +61,15 @@ final class Wire: Sendable {
     /// - Parameters:
     ///   - what: what is tried, as the object of "cannot".
     ///   - deadline: seconds without progress, where that is less than the option's.
+    ///   - servers: how many can be asked.
     func retrying<Value: ~Copyable>(
         _ what: String,
         deadline: Double?,
+        servers: Int = 1,
         _ attempt: (RetryBudget) async throws(AttemptFailure) -> Value
     ) async throws(RegistryError) -> Value {
         let seconds = min(deadline ?? .infinity, options.deadlineSeconds)
-        var budget = RetryBudget(seconds: seconds, now: monotonicNanoseconds())
+        var budget = RetryBudget(seconds: seconds, now: monotonicNanoseconds(), servers: servers)
         while true {
             do throws(AttemptFailure) {
                 return try await attempt(budget)

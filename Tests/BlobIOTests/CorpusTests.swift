@@ -1,4 +1,3 @@
-import FoundationEssentials
 import HTTPTransport
 import LayerFormat
 import OCIModel
@@ -9,42 +8,12 @@ import Testing
 
 @testable import BlobIO
 
-/// Every regular file of a corpus layer, as the corpus says.
-private struct ExpectedFile: Decodable {
-    var path: String
-    var type: String
-    var size: Int?
-    var sha256: String?
-
-    static func all(layer: Int) throws -> [ExpectedFile] {
-        try text(of: Corpus.manifest("layer\(layer)")).split(separator: "\n").map { line in
-            try JSONDecoder().decode(ExpectedFile.self, from: Data(line.utf8))
-        }.filter { $0.type == "reg" }
-    }
-
-    /// The path without percent-encoding.
-    var bytes: [UInt8] {
-        var result: [UInt8] = []
-        var rest = path.utf8[...]
-        while let byte = rest.popFirst() {
-            if byte == UInt8(ascii: "%"), let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16)
-            {
-                result.append(value)
-                rest = rest.dropFirst(2)
-            } else {
-                result.append(byte)
-            }
-        }
-        return result
-    }
-}
-
 /// Reads every file of a layer and compares it with the corpus.
 private func expectFiles(_ bench: Bench, _ layer: Layer, number: Int) async throws {
     let files = try ExpectedFile.all(layer: number)
     #expect(!files.isEmpty)
     for file in files {
-        let path = String(decoding: file.bytes, as: UTF8.self)
+        let path = file.plainPath
         let content = try await bench.read(layer, path)
         #expect(content.count == file.size, "\(path)")
         #expect(digest(of: content).hex == file.sha256, "\(path)")
@@ -52,23 +21,21 @@ private func expectFiles(_ bench: Bench, _ layer: Layer, number: Int) async thro
 }
 
 @Suite struct CorpusTests {
-    @Test(arguments: ["estargz", "estargz-min64k", "estargz-prefetch", "stargz-legacy"])
+    @Test(arguments: CorpusLayer.indexed)
     func everyFileOfEveryLayerReadsAsTheCorpusSays(_ format: String) async throws {
-        let layout = try ImageLayout(Corpus.layout(format))
         for cacheBytes in [64 << 20, 100_000] {
             let bench = try Bench(cacheBytes: cacheBytes)
-            for (index, hex) in layout.layerHexes.enumerated() {
-                let path = layout.blob(hex)
-                let blob = try readFile(path, limit: 64 << 20).array
-                let descriptor = ContentDescriptor(
-                    mediaType: gzipLayer,
-                    digest: digest(of: blob),
-                    size: UInt64(blob.count)
+            for layer in try CorpusLayer.all(format) {
+                let opened = try await bench.blobIO.open(
+                    layer.descriptor,
+                    at: layer.place(ScriptedSource(layer.blob))
                 )
-                let layer = try await bench.blobIO.open(descriptor, at: ScriptedSource(blob).place)
-                try await expectFiles(bench, layer, number: index + 1)
+                try await expectFiles(bench, opened, number: layer.number)
+                // A local file has nothing but itself.
+                if layer.toc != nil { continue }
+                let path = Corpus.layout(format) + "/blobs/sha256/" + layer.descriptor.digest.hex
                 let local = try await bench.blobIO.open(localFile: path)
-                try await expectFiles(bench, local, number: index + 1)
+                try await expectFiles(bench, local, number: layer.number)
             }
         }
     }

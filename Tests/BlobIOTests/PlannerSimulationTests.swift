@@ -84,7 +84,7 @@ private struct Simulation {
                 isAbsent: isAbsent
             )
             items =
-                FetchPlanner.preceding(list, before: range.offset, bytes: order.near / 16, isAbsent: isAbsent)
+                FetchPlanner.preceding(list, before: range.offset, bytes: order.near / 4, isAbsent: isAbsent)
                 + items + found.items
             let widened = items.reduce(0) { $0 + $1.range.count } - range.count
             send(items)
@@ -217,7 +217,7 @@ private struct Simulation {
                 simulation.now += 1
             }
             let bound = FetchPlanner.roundTripWorth(link)
-            #expect(simulation.mostForOneMiss <= bound + bound / 16 + 24_000, "seed \(seed)")
+            #expect(simulation.mostForOneMiss <= bound + bound / 4 + 24_000, "seed \(seed)")
         }
     }
 

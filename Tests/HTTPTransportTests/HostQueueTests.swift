@@ -66,4 +66,42 @@ import Testing
         let expected = transfers.indices.filter { $0 % 3 != 0 }.map { ObjectIdentifier(transfers[$0]) }
         #expect(taken == expected)
     }
+
+    /// However much is prefetched, a demand goes at once and shares the link with little.
+    @Test func bytesThatNobodyWaitsForAreBounded() throws {
+        func large(_ priority: TransferPriority) throws -> Transfer {
+            var request = HTTPRequest(try #require(HTTPURL("https://h.example/")))
+            request.priority = priority
+            request.range = ByteRange(offset: 0, count: 5 << 20)
+            return Transfer(request)
+        }
+        var queue = HostQueue()
+        for _ in 0..<10 { queue.append(try large(.profile)) }
+        for _ in 0..<10 { queue.append(try large(.background)) }
+        var taken = drain(&queue)
+        #expect(taken.map(\.request.priority) == Array(repeating: .profile, count: 4))
+        queue.append(try large(.demand))
+        let demand = drain(&queue)
+        #expect(demand.map(\.request.priority) == [.demand])
+        // As long as somebody waits, one more begins only when nearly nothing else is on its way.
+        for _ in 0..<3 {
+            queue.release(taken.removeLast())
+            #expect(drain(&queue).isEmpty)
+        }
+        queue.release(taken.removeLast())
+        taken = drain(&queue)
+        #expect(taken.count == 1)
+        queue.release(demand[0])
+        #expect(drain(&queue).count == 3)
+    }
+
+    @Test func aTransferThatIsLargerThanAllBoundsStillGoes() throws {
+        var request = HTTPRequest(try #require(HTTPURL("https://h.example/")))
+        request.priority = .background
+        request.range = ByteRange(offset: 0, count: 1 << 40)
+        var queue = HostQueue()
+        queue.append(Transfer(request))
+        queue.append(Transfer(request))
+        #expect(drain(&queue).count == 1)
+    }
 }

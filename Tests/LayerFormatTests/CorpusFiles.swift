@@ -14,8 +14,12 @@ enum CorpusFiles {
     struct Blob {
         var digest: Digest
         var bytes: [UInt8]
-        /// What the manifest promises for the TOC.
+        /// What the manifest promises for the TOC's JSON.
         var tocDigest: Digest?
+        /// What it promises for the compressed TOC (zstd:chunked).
+        var frameDigest: Digest?
+        /// The TOC layer of a second image.
+        var externalTOC: [UInt8]?
     }
 
     private struct Wire: Decodable {
@@ -40,10 +44,25 @@ enum CorpusFiles {
         func blob(_ digest: String) -> String { "\(format).oci/blobs/sha256/\(digest.dropFirst(7))" }
         let index = try decode("\(format).oci/index.json")
         guard let image = index.manifests?.first, let layers = try decode(blob(image.digest)).layers else { return [] }
+        // TOC layers by the layer that they name.
+        var tocs: [String: [UInt8]] = [:]
+        for second in index.manifests?.dropFirst() ?? [] {
+            for layer in try decode(blob(second.digest)).layers ?? [] {
+                guard let named = layer.annotations?["containerd.io/snapshot/stargz/layer.digest"] else { continue }
+                tocs[named] = try read(blob(layer.digest))
+            }
+        }
         return try layers.map { layer in
             guard let digest = Digest(layer.digest) else { throw LayerFormatError(.corrupt, "digest") }
             let toc = layer.annotations?["containerd.io/snapshot/stargz/toc.digest"].flatMap { Digest($0) }
-            return Blob(digest: digest, bytes: try read(blob(layer.digest)), tocDigest: toc)
+            let frame = layer.annotations?["io.containers.zstd-chunked.manifest-checksum"].flatMap { Digest($0) }
+            return Blob(
+                digest: digest,
+                bytes: try read(blob(layer.digest)),
+                tocDigest: toc,
+                frameDigest: frame,
+                externalTOC: tocs[layer.digest]
+            )
         }
     }
 
@@ -61,9 +80,16 @@ enum CorpusFiles {
             layerDigest: blob.digest,
             blobSize: size,
             tocOffset: footer.tocOffset,
-            promisedDigest: blob.tocDigest
+            promisedDigest: blob.tocDigest,
+            promisedFrameDigest: blob.frameDigest,
+            format: footer.kind
         )
-        let toc = blob.bytes[Int(footer.tocOffset)...]
+        if let frame = footer.frame {
+            let toc = blob.bytes[Int(frame.offset)..<Int(frame.offset + frame.compressedSize)]
+            return try unsafe LayerIndexBuilder.build(tocFrame: toc.span.bytes, frame, source: source, note: note)
+                .share()
+        }
+        let toc = blob.externalTOC?[...] ?? blob.bytes[Int(footer.tocOffset)...]
         return try unsafe LayerIndexBuilder.build(tocMember: toc.span.bytes, source: source, note: note).share()
     }
 }

@@ -6,16 +6,24 @@ import Testing
 
 /// Every layer of the corpus that has a TOC shows exactly its manifest, and its chunks inflate to the files.
 @Suite struct CorpusTests {
-    static let formats = ["estargz", "estargz-prefetch", "estargz-min64k", "stargz-legacy"]
+    static let formats: [String: IndexFormat] = [
+        "estargz": .estargz, "estargz-prefetch": .estargz, "estargz-min64k": .estargz, "stargz-legacy": .stargz,
+        "estargz-exttoc": .estargzExternalTOC, "zstdchunked-ctr": .zstdChunked, "zstdchunked-skopeo": .zstdChunked,
+    ]
+    /// Whose TOC has the fraction of a second.
+    static let withFractions = ["zstdchunked-skopeo"]
     static let types: [String: UInt32] = [
         "reg": 0o100000, "dir": 0o040000, "symlink": 0o120000, "char": 0o020000, "block": 0o060000, "fifo": 0o010000,
     ]
 
-    @Test(arguments: formats, [1, 2, 3])
+    @Test(arguments: formats.keys.sorted(), [1, 2, 3])
     func layerShowsItsManifest(_ format: String, _ number: Int) throws {
         let blob = try CorpusFiles.layers(format)[number - 1]
         let index = try CorpusFiles.index(blob)
         try index.verifyAllBlocks()
+        #expect(index.format == CorpusTests.formats[format])
+        #expect(index.hasAllDigests == (format != "stargz-legacy" || number > 1))
+        #expect(index.tocFrameDigest == blob.frameDigest)
         let rows = index.rows()
         let expected = try ManifestRow.rows("layer\(number)")
         #expect(Set(rows.keys) == Set(expected.map { path($0) }))
@@ -25,7 +33,7 @@ import Testing
                 #expect(found.flags.contains(.whiteout) && found.mode == 0o020000 && found.device == 0, "\(row.path)")
                 continue
             }
-            check(found, row, ofLayer: true)
+            check(found, row, hasFractions: CorpusTests.withFractions.contains(format))
             #expect(found.flags.contains(.opaque) == (row.opaque ?? false), "\(row.path)")
             #expect(found.flags.contains(.implicit) == (row.implicit ?? false), "\(row.path)")
         }
@@ -34,7 +42,7 @@ import Testing
         try checkContents(index, blob, expected)
     }
 
-    @Test(arguments: formats)
+    @Test(arguments: formats.keys.sorted())
     func imageShowsTheMergedManifest(_ format: String) throws {
         let layers = try CorpusFiles.layers(format).map { try CorpusFiles.index($0) }
         let bytes = try LayerFormat.ImageIndex.build(layers: layers) { Issue.record("note: \($0)") }
@@ -45,7 +53,7 @@ import Testing
         #expect(Set(rows.keys) == Set(expected.map { path($0) }))
         for row in expected {
             guard let found = rows[path(row)] else { continue }
-            check(found, row, ofLayer: false)
+            check(found, row, hasFractions: CorpusTests.withFractions.contains(format))
             guard let layer = row.layer, let record = find(path(row), in: image), row.attr_ambiguous != true else {
                 continue
             }
@@ -78,7 +86,7 @@ import Testing
     }
 
     @Test func chunksOfABlobAreInItsOrder() throws {
-        for format in CorpusTests.formats {
+        for format in CorpusTests.formats.keys.sorted() {
             let index = try CorpusFiles.index(try CorpusFiles.layers(format)[0])
             var last: (UInt64, UInt64) = (0, 0)
             var seen: Set<UInt32> = []
@@ -113,7 +121,7 @@ import Testing
         return record
     }
 
-    private func check(_ found: Row, _ row: ManifestRow, ofLayer: Bool) {
+    private func check(_ found: Row, _ row: ManifestRow, hasFractions: Bool) {
         #expect(found.mode & 0o170000 == CorpusTests.types[row.type], "\(row.path)")
         if row.type == "reg" || row.type == "symlink" { #expect(found.size == row.size, "\(row.path)") }
         if let target = row.target { #expect(found.target == unquoted(target), "\(row.path)") }
@@ -129,10 +137,18 @@ import Testing
         }
         #expect(found.uid == row.uid && found.gid == row.gid, "\(row.path)")
         if let time = row.mtime {
-            // A TOC of these formats has whole seconds, rounded half up.
+            if hasFractions {
+                #expect([found.seconds, Int64(found.nanoseconds)] == time, "\(row.path)")
+                return expectXattrs(found, row)
+            }
+            // A TOC of the other formats has whole seconds, rounded half up.
             #expect(found.seconds == time[0] + (time[1] >= 500_000_000 ? 1 : 0), "\(row.path)")
             #expect(found.nanoseconds == 0)
         }
+        expectXattrs(found, row)
+    }
+
+    private func expectXattrs(_ found: Row, _ row: ManifestRow) {
         #expect(found.xattrs == (row.xattrs ?? [:]).mapValues { decoded($0) }, "\(row.path)")
     }
 
@@ -185,6 +201,7 @@ import Testing
     /// Inflates every chunk and hashes chunk and file.
     private func checkContents(_ index: LayerIndex, _ blob: CorpusFiles.Blob, _ expected: [ManifestRow]) throws {
         var inflater = Inflater()
+        var decoder = FrameDecoder()
         for row in expected where row.type == "reg" {
             guard let record = index.find(path(row)) else { continue }
             var hash = SHA256()
@@ -198,7 +215,10 @@ import Testing
                 end += UInt64(chunk.length)
                 let member = blob.bytes[Int(chunk.member.offset)..<Int(chunk.member.end)]
                 let wanted = Int(chunk.innerOffset) + Int(chunk.length)
-                let inflated = try unsafe inflater.inflate(member.span.bytes, wanted: wanted, limit: 64 << 20)
+                let inflated =
+                    index.format.memberCompression == .zstd
+                    ? try unsafe decoder.decode(member.span.bytes, wanted: wanted, limit: 64 << 20)
+                    : try unsafe inflater.inflate(member.span.bytes, wanted: wanted, limit: 64 << 20)
                 let payload = inflated.span.extracting(Int(chunk.innerOffset)..<wanted)
                 hash.update(payload)
                 let digest = SHA256.digest(of: payload)

@@ -127,7 +127,7 @@ struct ConvertedImageTests {
 }
 
 /// A containerd of its own, without the CRI plugin and with all its state in one directory.
-private final class PrivateContainerd {
+final class PrivateContainerd {
     private let process: BackgroundProcess
     private let socket: String
 

@@ -10,7 +10,7 @@ struct CorpusTreeTests {
     @Test(arguments: mountableFormats)
     func theImageViewIsTheMergedTree(format: String) throws {
         let stage = try Stage([format])
-        try expectTree(stage.image("corpus/\(format)"), is: "merged", flags: ["--native"] + tocFlags)
+        try expectTree(stage.image("corpus/\(format)"), is: "merged", flags: ["--native"] + tocFlags(format))
     }
 
     @Test(arguments: mountableFormats)
@@ -20,7 +20,7 @@ struct CorpusTreeTests {
             try expectTree(
                 stage.layers("corpus/\(format)/\(number)"),
                 is: "layer\(number + 1)",
-                flags: ["--layer", "--native"] + tocFlags
+                flags: ["--layer", "--native"] + tocFlags(format)
             )
         }
     }
@@ -29,7 +29,15 @@ struct CorpusTreeTests {
     func kernelOverlayfsOverTheLayersIsTheMergedTree(format: String) throws {
         let stage = try Stage([format])
         let overlay = try LayerOverlay((0..<3).map { stage.layers("corpus/\(format)/\($0)") })
-        try expectTree(overlay.path, is: "merged", flags: tocFlags)
+        try expectTree(overlay.path, is: "merged", flags: tocFlags(format))
+    }
+
+    /// Reached by its digest, nothing says which tag's TOC image is the one.
+    @Test func aTOCOfASecondImageIsFoundByTheDigestAlone() throws {
+        let stage = try Stage(["estargz", "estargz-exttoc"], arguments: ["--verify", "require"])
+        let hex = try ImageLayout(Corpus.layout("estargz-exttoc"), tag: "estargz-exttoc").manifestHex
+        let image = stage.image("corpus/sha256-\(hex)")
+        try expectTree(image, is: "merged", flags: ["--native"] + tocFlags)
     }
 
     @Test func theSameOverTLSWithItsOwnAuthority() throws {
@@ -45,10 +53,15 @@ struct CorpusTreeTests {
         try runChecked("cp", [estargz.blob(estargz.layerHexes[0]), local.file("one.esgz")])
         try runChecked("cp", [stargz.blob(stargz.layerHexes[1]), local.file("two.stargz")])
         try runChecked("cp", [estargz.blob(estargz.layerHexes[2]), local.file("three.tar.gz")])
+        let chunked = try ImageLayout(Corpus.layout("zstdchunked-ctr"))
+        try runChecked("cp", [chunked.blob(chunked.layerHexes[0]), local.file("four.tar.zst")])
         try writeFile(local.file("unrelated.txt"), "not a layer\n")
         let mount = try CrfsMount(local: local.path)
-        #expect(try names(in: mount.path("layers/local")) == ["one.esgz", "three.tar.gz", "two.stargz"])
-        for (name, manifest) in [("one.esgz", "layer1"), ("two.stargz", "layer2"), ("three.tar.gz", "layer3")] {
+        let all = ["four.tar.zst", "one.esgz", "three.tar.gz", "two.stargz"]
+        #expect(try names(in: mount.path("layers/local")) == all)
+        for (name, manifest) in [
+            ("one.esgz", "layer1"), ("two.stargz", "layer2"), ("three.tar.gz", "layer3"), ("four.tar.zst", "layer1"),
+        ] {
             try expectTree(
                 mount.path("layers/local/\(name)"),
                 is: manifest,
@@ -60,7 +73,7 @@ struct CorpusTreeTests {
     @Test func severalFormatsOfOneImageLiveInOneMount() throws {
         let stage = try Stage(mountableFormats)
         for format in mountableFormats {
-            try expectTree(stage.image("corpus/\(format)"), is: "merged", flags: ["--native"] + tocFlags)
+            try expectTree(stage.image("corpus/\(format)"), is: "merged", flags: ["--native"] + tocFlags(format))
         }
     }
 }

@@ -331,7 +331,7 @@ struct OwnerTests {
         let program = """
             import array
             s=socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(p)
-            b=b'{"crfs":1,"request":"mount","point":"/x","device":"0:1","debug":false,"isForeground":false,"settings":{"platform":"linux/amd64","localDirectory":"/","listedHosts":[],"allowedHosts":[],"rootMode":493,"rootGroup":0,"userXattr":false}}'
+            b=b'{"crfs":1,"request":"mount","point":"/x","device":"0:1","debug":false,"openMode":"none","passthrough":"off","isForeground":false,"settings":{"platform":"linux/amd64","localDirectory":"/","listedHosts":[],"allowedHosts":[],"rootMode":493,"rootGroup":0,"userXattr":false,"job":"","background":false,"prefetch":[]}}'
             f=open('/dev/null')
             s.sendmsg([struct.pack('<I',len(b))+b],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[f.fileno()]))])
             print(s.recv(65536)[4:].decode())

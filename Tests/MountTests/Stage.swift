@@ -10,10 +10,16 @@ extension Trait where Self == ConditionTrait {
 }
 
 /// The formats of the corpus that are mounted.
-let mountableFormats = ["estargz", "estargz-prefetch", "estargz-min64k", "stargz-legacy"]
+let mountableFormats = [
+    "estargz", "estargz-prefetch", "estargz-min64k", "estargz-exttoc", "stargz-legacy", "zstdchunked-ctr",
+    "zstdchunked-skopeo",
+]
 
 /// What a TOC in JSON cannot carry (Tests/Corpus/README.md).
 let tocFlags = ["--toc", "--sec"]
+
+/// The same for a format of the corpus: the containers tools write nanoseconds.
+func tocFlags(_ format: String) -> [String] { format == "zstdchunked-skopeo" ? ["--toc"] : tocFlags }
 
 /// A registry with images, and a mount that may look at it.
 struct Stage {
@@ -28,7 +34,13 @@ struct Stage {
         arguments: [String] = []
     ) throws {
         registry = try RegistryServer(transport)
-        for format in formats { try registry.pushCorpus(format) }
+        for format in formats {
+            try registry.pushCorpus(format)
+            if format == "estargz-exttoc" {
+                let tag = "estargz-exttoc-esgztoc"
+                try registry.push(layout: Corpus.layout(format), tag: tag, to: "corpus:\(tag)")
+            }
+        }
         let trust = transport == .tls ? ["--ca-file", registry.certificateAuthority] : []
         mount = try CrfsMount(local: local, arguments: trust + arguments)
     }

@@ -83,7 +83,8 @@ import Testing
         let registry = try #require(HTTPURL("https://registry.example/v2/"))
         func url(_ parameters: [String: String]) throws -> String {
             let challenge = Challenge(scheme: "bearer", parameters: parameters)
-            return try TokenStore.requestURL(challenge, scope: "repository:a:pull", registry: registry).string
+            let realm = try TokenRequest.realm(challenge, registry: registry)
+            return try TokenRequest.url(challenge, scope: "repository:a:pull", realm: realm, registry: registry).string
         }
         #expect(
             try url(["realm": "https://auth.example/token", "service": "a b&c", "scope": "repository:a:pull x:y:z"])
@@ -98,14 +99,27 @@ import Testing
     }
 
     @Test func signedURLsSayHowLongTheyHold() throws {
-        func life(_ query: String) throws -> UInt64? {
-            BlobLocations.life(of: try #require(HTTPURL("https://s.example/b?\(query)")), wallClock: 1000)
+        // 2024-01-31T12:00:00Z
+        let now: Int64 = 1_706_702_400
+        func life(_ query: String) throws -> Double? {
+            SignedURL.life(of: try #require(HTTPURL("https://s.example/b?\(query)")), at: now)
         }
-        #expect(try life("X-Amz-Date=x&X-Amz-Expires=1200&y=z") == 1195)
-        #expect(try life("x-goog-expires=3") == 0)
-        #expect(try life("Expires=1060&Signature=x") == 55)
-        #expect(try life("Expires=900") == 0)
+        #expect(try life("X-Amz-Date=x&X-Amz-Expires=1200&y=z") == 1200)
+        #expect(try life("X-Amz-Date=20240131T115000Z&X-Amz-Expires=1200") == 600)
+        #expect(try life("X-Amz-Date=20240131T120500Z&X-Amz-Expires=1200") == 1200)
+        #expect(try life("X-Amz-Date=20240130T120000Z&X-Amz-Expires=1200") == 0)
+        #expect(try life("x-goog-expires=3") == 3)
+        #expect(try life("X-Goog-Date=20240131T115959Z&X-Goog-Expires=3") == 2)
+        #expect(try life("Expires=\(now + 60)&Signature=x") == 60)
+        #expect(try life("md5=x&expires=\(now + 3)") == 3)
+        #expect(try life("e=\(now + 7)") == 7)
+        #expect(try life("exp=\(now * 1000 + 9000)") == 9)
+        #expect(try life("se=2024-01-31T12%3A01%3A00Z&sig=x") == 60)
+        #expect(try life("hdnts=exp=\(now + 5)~acl=/*~hmac=x") == 5)
+        #expect(try life("Expires=\(now - 10)") == 0)
         #expect(try life("Expires=soon") == nil)
+        #expect(try life("e=12") == nil)
+        #expect(try life("X-Amz-Expires=-5") == nil)
         #expect(try life("a=b") == nil)
     }
 

@@ -38,7 +38,8 @@ public final class CrfsMount: Sendable {
 
     private let directory: TemporaryDirectory
 
-    /// Mounts and waits until the kernel shows the mount.
+    /// Mounts and waits until the kernel shows the mount. Without background fetch, which would make requests depend on
+    /// time; `--background` among the arguments turns it on.
     ///
     /// - Parameters:
     ///   - cache: an existing cache directory; nil: a new one that goes with this object.
@@ -58,7 +59,8 @@ public final class CrfsMount: Sendable {
         let local = try local ?? directory.makeDirectory("local")
         process = try BackgroundProcess(
             CrfsProgram.path,
-            ["mount", "--foreground", "--cache-dir", self.cache, "--local-dir", local] + arguments + [point],
+            ["mount", "--foreground", "--no-background", "--cache-dir", self.cache, "--local-dir", local] + arguments
+                + [point],
             environment: environment,
             log: log
         )

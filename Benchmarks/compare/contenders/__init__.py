@@ -1,7 +1,7 @@
 """Everything that is compared; see base.py for the interface."""
 
 from compare.contenders.bounds import Erofs, Squashfuse, Tree
-from compare.contenders.crfs import Crfs, CrfsBackground
+from compare.contenders.crfs import Crfs, CrfsBackground, CrfsOpenDaemon, CrfsOpenNone
 from compare.contenders.pulls import Containerd, CurlTar, Podman
 from compare.contenders.stargz import Stargz, StargzBackground, StargzLargeChunks
 
@@ -9,6 +9,8 @@ from compare.contenders.stargz import Stargz, StargzBackground, StargzLargeChunk
 ALL = (
     Crfs,
     CrfsBackground,
+    CrfsOpenNone,
+    CrfsOpenDaemon,
     Stargz,
     StargzBackground,
     StargzLargeChunks,

@@ -11,6 +11,10 @@ from compare import cleanup, tools
 LAZY, PULL, BOUND = "lazy", "pull", "bound"
 
 
+class NotYet(cleanup.Failed):
+    """A contender does not have what a cell needs; the text names it."""
+
+
 @dataclasses.dataclass
 class Cost:
     """What a contender's processes used so far, from exec on; None where there are none."""
@@ -37,6 +41,7 @@ class Contender:
     variant = "estargz"  # the variant of the image that it reads
     about = ""  # what the row means
     keeps_mount = False  # in use it keeps an image mounted from one job to the next
+    maps_cache = False  # it maps files of its cache into its memory, whose pages the kernel does not drop
 
     def __init__(self, work):
         self.work = work
@@ -62,8 +67,14 @@ class Contender:
         return ""
 
     def mount(self, image, origin, variant, limit, prefetch=False):
-        """From exec until the root can be listed; what is cached is used. Raises Failed."""
+        """From exec until the root can be listed; what is cached is used. Raises Failed.
+
+        `prefetch`: with the landmark, where that is an option.
+        """
         raise NotImplementedError
+
+    def require(self, image, origin, variant, limit):
+        """Raises NotYet where this contender does not read that format."""
 
     def unmount(self):
         """Ends the mount and its processes; what is cached on disk stays."""
@@ -71,6 +82,18 @@ class Contender:
     def cost(self):
         """The Cost of the present mount."""
         return Cost()
+
+    def pid(self):
+        """The process that serves the present mount; None where there is none."""
+        return None
+
+    def memory(self):
+        """Bytes of memory that the processes of the present mount have now."""
+        return 0
+
+    def process_start(self):
+        """Seconds from exec to end of its program doing nothing; None where it is not asked for."""
+        return None
 
     def forget(self):
         """Unmounts and removes everything cached: the state `nothing`."""
@@ -145,6 +168,12 @@ class Daemon(Contender):
         if not self.process:
             return Cost()
         return Cost(tools.cpu_seconds(self.process.pid), self.sampler.highest, self.disk_bytes())
+
+    def pid(self):
+        return self.process and self.process.pid
+
+    def memory(self):
+        return sum(tools.memory(pid) for pid in (self.process.pid, *cleanup.descendants(self.process.pid)))
 
     def disk_bytes(self):
         """Bytes on disk of what is cached."""

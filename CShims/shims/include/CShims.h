@@ -10,6 +10,7 @@
 #include "shim_posix.h"
 #include "shim_sha256.h"
 #include "shim_simdjson.h"
+#include "shim_toml.h"
 #include "shim_zlib.h"
 #include "shim_zstd.h"
 

@@ -11,6 +11,9 @@ CURLcode crfs_curl_set_long(CURL *easy, CURLoption option, long value);
 CURLcode crfs_curl_set_string(CURL *easy, CURLoption option, const char *value);
 CURLcode crfs_curl_set_headers(CURL *easy, struct curl_slist *headers);
 
+// curl_easy_setopt(3) for options that take a blob: `size` bytes at `data`, which libcurl copies.
+CURLcode crfs_curl_set_blob(CURL *easy, CURLoption option, const void *data, size_t size);
+
 // Sets CURLOPT_ERRORBUFFER; `buffer` has CURL_ERROR_SIZE bytes and must outlive the handle or be replaced by NULL.
 CURLcode crfs_curl_set_error_buffer(CURL *easy, char *buffer);
 

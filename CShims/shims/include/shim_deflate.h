@@ -14,6 +14,8 @@ enum crfs_inflate_status {
     CRFS_INFLATE_SHORT = 2,
     // The output does not fit; call again with a larger buffer.
     CRFS_INFLATE_SPACE = 3,
+    // Memory is out (zstd only).
+    CRFS_INFLATE_MEMORY = 4,
 };
 
 // Inflates the gzip members (RFC 1952) that stand one after another in `in`, until at least `wanted` bytes have come

@@ -28,6 +28,8 @@ typedef void (*crfs_fuse_serving)(void *owner, uint64_t offered, uint64_t chosen
 crfs_fuse_link *crfs_fuse_link_new(crfs_fuse_serving serving);
 // Only after the session was destroyed.
 void crfs_fuse_link_free(crfs_fuse_link *link);
+// Before the session is mounted: asks for FUSE_PASSTHROUGH, where the kernel offers it.
+void crfs_fuse_link_want_passthrough(crfs_fuse_link *link);
 // Before the session is mounted; the pointer is only handed back, never followed.
 void crfs_fuse_link_set_owner(crfs_fuse_link *link, void *owner);
 void *crfs_fuse_link_owner(const crfs_fuse_link *link);
@@ -47,6 +49,23 @@ int crfs_fuse_session_attach(struct fuse_session *session);
 // now (the file was cut, the disk fails): the kernel says EFAULT and takes nothing, and libfuse would leave it at that,
 // with a reader who waits for ever. So the request is answered with EIO then.
 ssize_t crfs_fuse_write_reply(int fd, const struct iovec *iov, int count);
+
+// Whether FUSE_PASSTHROUGH is among the flags that `serving` was told as chosen.
+int crfs_fuse_has_passthrough(uint64_t chosen);
+
+// FUSE_DEV_IOC_BACKING_OPEN: lends an open file to the kernel, which keeps it until the number is closed and no open
+// file uses it. The number, above 0, or a negative error number: EPERM without CAP_SYS_ADMIN, ELOOP where the file is on
+// an overlayfs, ENOTTY or EOPNOTSUPP where the kernel does not know passthrough. Any thread.
+int crfs_fuse_backing_open(struct fuse_session *session, int fd);
+void crfs_fuse_backing_close(struct fuse_session *session, int id);
+
+// Answers OPEN with FOPEN_PASSTHROUGH, which libfuse 3.14 cannot. 0, or a negative error number when the kernel did not
+// take it.
+int crfs_fuse_reply_passthrough(struct fuse_req *request, uint64_t handle, int id);
+
+// Answers READ with bytes of a file, by splice(2) where libfuse can. The file must have them: fewer mean the end of the
+// file to the kernel.
+int crfs_fuse_reply_file(struct fuse_req *request, int fd, off_t offset, size_t count);
 
 // One request: receive and process. 1: go on; 0: the mount is gone or the session was told to exit; negative: an error
 // number of read(2). `buffer` starts zeroed and belongs to the calling thread, which frees its `mem` in the end.

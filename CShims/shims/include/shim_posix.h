@@ -44,4 +44,9 @@ ssize_t crfs_send(int socket, const void *bytes, size_t count, int descriptor);
 // them; those beyond `room` (at most 8) are closed. Returns as recv(2) does.
 ssize_t crfs_receive(int socket, void *bytes, size_t count, int flags, int *descriptors, int room, int *received);
 
+// Starts `program`, found in PATH, with one argument, its standard input and output at pipes, whose other ends come back, and
+// its standard error at /dev/null: in a process group of its own, in the directory `/`, with no signal blocked or ignored and
+// no other descriptor. Returns 0 or an error number; ENOENT when there is no such program.
+int crfs_spawn_piped(const char *program, const char *argument, int *input, int *output, int *pid);
+
 #endif

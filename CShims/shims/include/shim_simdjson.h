@@ -37,6 +37,7 @@ enum crfs_toc_present {
     CRFS_TOC_HAS_CHUNK_OFFSET = 1 << 7,
     CRFS_TOC_HAS_CHUNK_SIZE = 1 << 8,
     CRFS_TOC_HAS_INNER_OFFSET = 1 << 9,
+    CRFS_TOC_HAS_END_OFFSET = 1 << 10,
 };
 
 // One entry as it stands in the TOC. A number that was not given is 0. Where a field is given twice, the last counts.
@@ -53,6 +54,7 @@ struct crfs_toc_entry {
     uint64_t uid;
     uint64_t gid;
     uint64_t offset;
+    uint64_t end_offset;
     uint64_t dev_major;
     uint64_t dev_minor;
     uint64_t chunk_offset;

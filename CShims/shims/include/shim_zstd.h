@@ -1,7 +1,8 @@
-// Streaming decompression of zstd frames with libzstd.
+// Decompression of zstd frames with libzstd: of streams, and of frames that are in memory whole.
 #ifndef CRFS_SHIM_ZSTD_H
 #define CRFS_SHIM_ZSTD_H
 
+#include "shim_deflate.h"
 #include "shim_zlib.h"
 
 #include <stddef.h>
@@ -18,5 +19,13 @@ void crfs_unzstd_free(crfs_unzstd *unzstd);
 // Makes progress whenever there is input and room.
 enum crfs_stream_status crfs_unzstd_step(crfs_unzstd *unzstd, const uint8_t *in, size_t in_size, uint8_t *out,
                                          size_t out_size, size_t *consumed, size_t *produced);
+
+// Decompresses the zstd frames that stand one after another in `in`, until at least `wanted` bytes have come out or the
+// input is used up; skippable frames are skipped. Each frame is decompressed whole and its content checksum checked
+// where it has one. `out` must hold what the frames hold, which is often more than `wanted`. On CRFS_INFLATE_OK
+// `*produced` (>= wanted) is what came out and `*consumed` what was read. The window that a frame asks for costs no memory
+// here. Not for a context in the middle of a stream.
+enum crfs_inflate_status crfs_unzstd_frames(crfs_unzstd *unzstd, const uint8_t *in, size_t in_size, size_t wanted,
+                                            uint8_t *out, size_t out_size, size_t *produced, size_t *consumed);
 
 #endif

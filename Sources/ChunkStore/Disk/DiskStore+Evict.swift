@@ -22,7 +22,8 @@ extension DiskStore {
     }
 
     private func isFull(for size: Int) -> Bool {
-        if account.named.load(ordering: .relaxed) + size + DiskStore.metadata > options.capacity { return true }
+        let taken = account.named.load(ordering: .relaxed) + account.files.load(ordering: .relaxed)
+        if taken + size + DiskStore.metadata > options.capacity { return true }
         return index.withLock { index in
             index.count > options.mostRecords || index.segmentCount >= StoreIndex.mostSegments
         }

@@ -75,6 +75,7 @@ final class DiskStore: Sendable {
         let fingerprint = key.fingerprint
         guard let found = index.withLock({ $0.find(fingerprint) }) else { return nil }
         let offset = found.place.offset
+        found.segment.expectRecord(at: offset)
         guard let header = found.segment.header(at: offset) else {
             forget(fingerprint, found.place)
             return nil
@@ -120,7 +121,7 @@ final class DiskStore: Sendable {
             result.indexBytes = index.tableBytes
             return result
         }
-        result.bytes = account.held.load(ordering: .relaxed)
+        result.bytes = account.total
         result.diskBytes = result.bytes
         return result
     }
@@ -186,6 +187,7 @@ final class DiskStore: Sendable {
     }
 
     private func reserveInNewSegment(_ count: Int, size: Int, isLarge: Bool) -> Reservation? {
+        account.areFilesKnown.wait { $0 ? () : nil }
         makeRoom(for: size, yielding: true)
         guard let tail = makeTail(size) else { return nil }
         var full: Tail?
@@ -207,7 +209,7 @@ final class DiskStore: Sendable {
     /// Makes a segment file; nil when there is no room for it.
     private func makeTail(_ size: Int) -> Tail? {
         // Readers may hold segments that have been removed; their space comes back when they are done.
-        guard account.held.load(ordering: .relaxed) + size + DiskStore.metadata <= options.capacity else { return nil }
+        guard account.total + size + DiskStore.metadata <= options.capacity else { return nil }
         if let space = files.space, space.free - size < DiskStore.floor(space.total) {
             suspend("less than \(DiskStore.floor(space.total) >> 20) MiB would be left on the disk")
             return nil
@@ -244,6 +246,24 @@ final class DiskStore: Sendable {
             suspend("\(error)")
             return nil
         }
+    }
+
+    /// Makes room for a materialised file of so many bytes and counts it as taken; false when there is none.
+    func takeRoomForFile(_ bytes: Int) -> Bool {
+        // Like a segment that is being made: nobody else takes the same room meanwhile.
+        let isAllowed = appending.wait { state -> Bool? in
+            if monotonicNanoseconds() < state.suspendedUntil { return false }
+            if state.isOpening { return nil }
+            state.isOpening = true
+            return true
+        }
+        guard isAllowed else { return false }
+        defer { appending.withLock { $0.isOpening = false } }
+        makeRoom(for: bytes, yielding: false)
+        guard account.total + bytes <= options.capacity else { return false }
+        if let space = files.space, space.free - bytes < DiskStore.floor(space.total) { return false }
+        account.files.add(bytes, ordering: .relaxed)
+        return true
     }
 
     /// What a file system may take for a file beyond its bytes.

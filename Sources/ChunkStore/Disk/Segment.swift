@@ -125,6 +125,13 @@ final class DiskAccount: Sendable {
     let held = Atomic(0)
     /// Allocated bytes of the segments that have a name.
     let named = Atomic(0)
+    /// Bytes of materialised files, and of those that are being written.
+    let files = Atomic(0)
+    /// Whether `files` is complete: not while the directory is being read at the start.
+    let areFilesKnown = Monitor(true)
+
+    /// Segments and files together.
+    var total: Int { held.load(ordering: .relaxed) + files.load(ordering: .relaxed) }
 }
 
 /// A segment file, mapped. Lives for as long as the store or a reader holds it; then the mapping goes, and with it the
@@ -138,6 +145,9 @@ final class Segment: @unchecked Sendable {
     private let account: DiskAccount
     private let allocated: Atomic<Int>
     private let hasName = Atomic(true)
+    /// Where readers who found pages missing have got to, and up to where was asked for ahead of them.
+    private let coldEnd = Atomic(-1)
+    private let aheadEnd = Atomic(0)
 
     init(_ number: UInt64, _ file: borrowing Descriptor, account: DiskAccount) throws(SystemError) {
         let status = try file.status()
@@ -199,6 +209,7 @@ final class Segment: @unchecked Sendable {
     func record(_ header: RecordHeader, at offset: Int) -> ChunkRecord {
         unsafe ChunkRecord(
             owner: self,
+            segment: self,
             count: Int(header.key.length),
             body: base + offset + RecordLayout.headerSize,
             bodyCount: header.bodyCount
@@ -207,18 +218,74 @@ final class Segment: @unchecked Sendable {
 
     /// Whether the checksum of a record holds. Reads the whole record; tells the kernel so before.
     func holds(_ header: RecordHeader, at offset: Int) -> Bool {
-        let page = 4096
-        let first = offset / page * page
-        let last = offset + header.recordSize
-        if last - first > 4 * page {
-            // SAFETY: the pages are the mapping's.
-            _ = unsafe madvise(UnsafeMutableRawPointer(mutating: base + first), last - first, MADV_WILLNEED)
-        }
         let body = unsafe UnsafeRawBufferPointer(
             start: base + offset + RecordLayout.headerSize,
             count: header.bodyCount
         )
+        ask(offset, offset + header.recordSize)
         return unsafe MappedMemory.checksum(body) == header.checksum
+    }
+
+    /// How far ahead of a reader the disk is asked.
+    private static let window = 2 << 20
+    private static let page = 4096
+
+    /// Gets bytes from the disk that are about to be read, if they are not in memory: all at once, where faults would bring
+    /// them a piece at a time while the reader waits. What follows the last such reader's bytes is a stream: it gets what
+    /// comes next too, while this reader is still being answered.
+    func expect(_ bytes: UnsafeRawBufferPointer) {
+        guard let start = bytes.baseAddress else { return }
+        let offset = unsafe start - base
+        expect(from: offset, to: offset + bytes.count)
+    }
+
+    /// The same for a record of which only the place is known.
+    func expectRecord(at offset: Int) {
+        guard offset >= 0, offset <= mappedCount - RecordLayout.headerSize else { return }
+        expect(from: offset, to: offset + RecordLayout.headerSize)
+    }
+
+    private func expect(from offset: Int, to end: Int) {
+        let ahead = aheadEnd.load(ordering: .relaxed)
+        if offset < ahead && ahead - offset <= 2 * Segment.window {
+            // Inside of what was asked for: goes on asking in time.
+            if ahead - end < Segment.window / 2, ahead < mappedCount,
+                aheadEnd.compareExchange(
+                    expected: ahead,
+                    desired: ahead + Segment.window,
+                    ordering: .relaxed
+                ).exchanged,
+                !isInMemory(min(ahead, mappedCount - 1))
+            {
+                ask(ahead, ahead + Segment.window)
+            }
+            return
+        }
+        let isLong = end - offset > 16 * Segment.page
+        guard !isInMemory(offset) || isLong && !isInMemory(end - 1) else { return }
+        let before = coldEnd.exchange(end, ordering: .relaxed)
+        let isStream = before >= 0 && offset >= before - Segment.page && offset - before <= Segment.window / 8
+        ask(offset, isStream ? end + Segment.window : end)
+        if isStream { aheadEnd.store(end + Segment.window, ordering: .relaxed) }
+    }
+
+    private func isInMemory(_ offset: Int) -> Bool {
+        var state: UInt8 = 0
+        // SAFETY: the page is the mapping's; mincore(2) writes one byte for it.
+        let result = unsafe mincore(
+            UnsafeMutableRawPointer(mutating: base + offset / Segment.page * Segment.page),
+            1,
+            &state
+        )
+        return result != 0 || state & 1 != 0
+    }
+
+    private func ask(_ start: Int, _ end: Int) {
+        let first = start / Segment.page * Segment.page
+        let last = min(end, mappedCount)
+        guard last - first > 4 * Segment.page else { return }
+        // SAFETY: the pages are the mapping's.
+        _ = unsafe madvise(UnsafeMutableRawPointer(mutating: base + first), last - first, MADV_WILLNEED)
     }
 
     /// Hands the bytes of a record to a system call, which alone may read them.

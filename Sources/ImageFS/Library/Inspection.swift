@@ -12,11 +12,12 @@ public struct LayerReport: Sendable, Encodable {
     public var mediaType: String?
     /// Bytes of the blob.
     public var size: UInt64
-    /// `estargz` or `stargz`; nil when the layer cannot be read.
+    /// `estargz`, `estargz-external-toc`, `stargz` or `zstd-chunked`; nil when the layer cannot be read.
     public var format: String?
-    /// SHA-256 of the TOC.
+    /// SHA-256 of the TOC's JSON.
     public var tocDigest: String?
-    /// Whether the manifest promises that TOC digest, so that every byte is covered by the image's own digest.
+    /// Whether the manifest promises the TOC's digest and every chunk has one, so that every byte is covered by the image's
+    /// own digest.
     public var isVerified: Bool
     /// Compressed bytes of TOC and footer.
     public var tocSize: UInt64?
@@ -67,7 +68,9 @@ extension Library {
         }
         guard let manifest else { throw RegistryError(.protocolViolation, "\(reference): an index inside of an index") }
         var layers: [LayerReport] = []
-        for descriptor in manifest.distinctLayers { layers.append(await report(descriptor, repository)) }
+        var tags: [String] = []
+        if case .tag(let tag) = reference.manifestName { tags = [tag] }
+        for descriptor in manifest.distinctLayers { layers.append(await report(descriptor, repository, tags)) }
         return ImageReport(
             reference: reference.description,
             digest: top.digest.description,
@@ -132,7 +135,11 @@ extension Library {
         }
     }
 
-    private func report(_ descriptor: ContentDescriptor, _ repository: Repository) async -> LayerReport {
+    private func report(
+        _ descriptor: ContentDescriptor,
+        _ repository: Repository,
+        _ tags: [String]
+    ) async -> LayerReport {
         var report = LayerReport(
             digest: descriptor.digest.description,
             mediaType: descriptor.mediaType,
@@ -140,9 +147,9 @@ extension Library {
             isVerified: false
         )
         do throws(BlobError) {
-            let layer = try await blobs.open(descriptor, from: repository)
+            let layer = try await blobs.open(descriptor, from: repository, tags: tags)
             report.fill(from: layer.index)
-            report.isVerified = descriptor.tocDigest == layer.index.tocDigest
+            report.isVerified = layer.isVerified
         } catch {
             report.problem = error.reason
         }
@@ -163,9 +170,7 @@ extension Library {
 
 extension LayerReport {
     fileprivate mutating func fill(from index: LayerIndex) {
-        // Every chunk of an eStargz layer has a digest, none of a stargz layer has.
-        let hasDigests = index.chunkCount == 0 || index.chunk(0).digest != nil
-        format = hasDigests ? "estargz" : "stargz"
+        format = index.format.description
         tocDigest = index.tocDigest.description
         tocSize = index.blobSize - min(index.tocOffset, index.blobSize)
         entries = index.recordCount

@@ -1,6 +1,5 @@
 public import BlobIO
 internal import BlockCodec
-public import HTTPTransport
 internal import LayerFormat
 public import Logging
 internal import OCIModel
@@ -14,8 +13,6 @@ public struct LibraryOptions: Sendable {
     public var tagFreshness: Double = 15
     /// How long a registry may take to say where a tag leads while a former target is known, in seconds.
     public var knownTagDeadline: Double = 3
-    /// Where the Google Cloud metadata server is, `host[:port]`; nil: only asked on Google's machines.
-    public var metadataHost: String?
 
     /// The defaults.
     public init() {}
@@ -33,7 +30,6 @@ struct StoredManifest: Sendable {
 public final class Library: Sendable {
     let registry: RegistryClient
     let blobs: BlobIO
-    let transport: HTTPTransport
     let options: LibraryOptions
     let contents: ContentStore
     let repositories: RepositoryStore
@@ -41,6 +37,9 @@ public final class Library: Sendable {
     let notices: Notices
     let state: StateDirectory
     let mergePool = WorkerPool(named: "merge", threads: 1)
+    let profiles: ProfileStore
+    /// Reads and writes profiles, one after the other.
+    let profilePool = WorkerPool(named: "profiles", threads: 1)
 
     let manifests = Loader<ManifestKey, StoredManifest>()
     let configurations = Loader<ManifestKey, [UInt8]>()
@@ -50,7 +49,7 @@ public final class Library: Sendable {
     // A listing needs both: the failure of one must not be forgotten before the other has ended.
     let tagLists = Loader<Repository, TagListing>(failureNanoseconds: 2_000_000_000)
     let catalogs = Loader<RegistryHost, CatalogListing>(failureNanoseconds: 2_000_000_000)
-    let projects = Loader<String, [String]>()
+    let projects = Loader<Int, ProjectListing>()
     let tags: TagTable
     let silentHosts: SilentHosts
 
@@ -60,17 +59,16 @@ public final class Library: Sendable {
     /// Takes over the parts; the cache directory's numbers are read here.
     public init(
         registry: RegistryClient,
-        transport: HTTPTransport,
         blobs: BlobIO,
         state: StateDirectory,
         options: LibraryOptions,
         logger: Logger
     ) throws(SystemError) {
         self.registry = registry
-        self.transport = transport
         self.blobs = blobs
         self.state = state
         self.options = options
+        profiles = ProfileStore(directory: state.profileDirectory)
         contents = ContentStore(directory: state.manifestDirectory)
         repositories = RepositoryStore(directory: state.repositoryDirectory)
         numbers = try NumberTable(path: state.numbersFile)
@@ -81,6 +79,11 @@ public final class Library: Sendable {
             store: repositories,
             notices: notices,
             silentHosts: silentHosts,
+            tagLists: tagLists,
+            keep: { [contents, repositories] repository, manifest in
+                contents.write(manifest.bytes, digest: manifest.digest)
+                repositories.addDigest(repository, manifest.digest)
+            },
             freshness: options.tagFreshness,
             knownDeadline: options.knownTagDeadline
         )
@@ -168,7 +171,7 @@ public final class Library: Sendable {
 
     func openLayer(_ repository: Repository, _ descriptor: ContentDescriptor) async throws(FSError) -> Layer {
         do throws(BlobError) {
-            return try await blobs.open(descriptor, from: repository)
+            return try await blobs.open(descriptor, from: repository, tags: tags.seen(in: repository, limit: 16))
         } catch {
             notices.warning(
                 "layer \(descriptor.digest)",

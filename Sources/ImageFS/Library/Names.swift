@@ -1,6 +1,5 @@
 internal import BlobIO
 internal import Glibc
-internal import HTTPTransport
 internal import OCIModel
 internal import OCIRegistry
 internal import PosixIO
@@ -28,6 +27,13 @@ struct CatalogListing: Sendable {
 
     /// For hosts that are not asked.
     static let none = CatalogListing(names: nil, at: 0)
+}
+
+/// Projects of this machine.
+struct ProjectListing: Sendable {
+    var names: [String]
+    /// Monotonic nanoseconds.
+    var at: UInt64
 }
 
 extension Library {
@@ -129,31 +135,20 @@ extension Library {
         return children
     }
 
-    /// The Google Cloud project of this machine, in a list of one; empty elsewhere. Asked for once.
+    /// The Google Cloud project of this machine, in a list of one; empty elsewhere. Asked for again while nobody answers.
     func ownProjects() -> Loaded<[String]> {
-        guard let metadataHost = options.metadataHost ?? Library.metadataHostOfThisMachine else { return .ready([]) }
-        return projects.value(metadataHost) { [self] () throws(FSError) in
-            guard let url = HTTPURL("http://\(metadataHost)/computeMetadata/v1/project/project-id") else { return [] }
-            var request = HTTPRequest(url)
-            request.headers = [("Metadata-Flavor", "Google")]
-            request.bodyLimit = 1024
-            request.connectTimeout = 1
-            request.totalTimeout = 2
-            do throws(TransportError) {
-                let response = try await transport.send(request)
-                let name = String(decoding: Array(copying: response.body.span), as: UTF8.self)
-                return response.status == 200 && GCRProject.isValid(name) ? [name] : []
-            } catch {
-                return []
-            }
+        if let old = projects.existing(0), old.names.isEmpty, isOld(old.at) { projects.forget(0) }
+        let loaded = projects.value(0) { [self] () throws(FSError) in
+            let name = await registry.ownProject()
+            let names = [name].compactMap { $0 }.filter { GCRProject.isValid($0) }
+            return ProjectListing(names: names, at: monotonicNanoseconds())
+        }
+        switch loaded {
+        case .ready(let listing): return .ready(listing.names)
+        case .failed(let error): return .failed(error)
+        case .loading(let completion): return .loading(completion)
         }
     }
-
-    /// Google's own name for its metadata server, only where the firmware says that this is a machine of theirs.
-    private static let metadataHostOfThisMachine: String? = {
-        guard let product = try? readFile("/sys/class/dmi/id/product_name", limit: 4096) else { return nil }
-        return String(decoding: product.array, as: UTF8.self).hasPrefix("Google") ? "metadata.google.internal" : nil
-    }()
 }
 
 extension Repository {

@@ -55,6 +55,9 @@ final class TagTable: Sendable {
     private let store: RepositoryStore
     private let notices: Notices
     private let silentHosts: SilentHosts
+    private let tagLists: Loader<Repository, TagListing>
+    /// Takes a manifest that came with the answer, before anybody hears of its digest.
+    private let keep: @Sendable (Repository, FetchedManifest) -> Void
     /// Seconds.
     private let freshness: Double
     /// Seconds.
@@ -65,6 +68,8 @@ final class TagTable: Sendable {
         store: RepositoryStore,
         notices: Notices,
         silentHosts: SilentHosts,
+        tagLists: Loader<Repository, TagListing>,
+        keep: @escaping @Sendable (Repository, FetchedManifest) -> Void,
         freshness: Double,
         knownDeadline: Double
     ) {
@@ -72,6 +77,8 @@ final class TagTable: Sendable {
         self.store = store
         self.notices = notices
         self.silentHosts = silentHosts
+        self.tagLists = tagLists
+        self.keep = keep
         self.freshness = freshness
         self.knownDeadline = knownDeadline
     }
@@ -127,6 +134,18 @@ final class TagTable: Sendable {
         case ask(former: Known?)
     }
 
+    /// Tags of a repository that were asked for and are there; no more than `limit`.
+    func seen(in repository: Repository, limit: Int) -> [String] {
+        entries.withLock { entries in
+            var tags: [String] = []
+            for (key, entry) in entries where key.repository == repository && entry.known?.target != nil {
+                tags.append(key.tag)
+                if tags.count == limit { break }
+            }
+            return tags
+        }
+    }
+
     private func loadFromStoreOnce(_ key: Key) {
         if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)
@@ -147,12 +166,8 @@ final class TagTable: Sendable {
     private func ask(_ key: Key, former: Digest?, isKnownPath: Bool, _ completion: Completion) {
         Task { [self] in
             do throws(RegistryError) {
-                let target = try await registry.resolve(
-                    key.repository,
-                    tag: key.tag,
-                    deadline: former != nil || isKnownPath ? knownDeadline : nil
-                )
-                settle(key, target, completion)
+                let isShort = former != nil || isKnownPath
+                settle(key, try await resolve(key, former: former, isShort: isShort), completion)
             } catch {
                 if former != nil || isKnownPath { silentHosts.note(key.repository.host, error) }
                 if let former {
@@ -168,6 +183,21 @@ final class TagTable: Sendable {
                 }
             }
         }
+    }
+
+    /// Asks for the manifest itself where it is not known and nobody has listed the repository's tags: who names one tag
+    /// goes on into its image, and saves a round trip. After a listing each tag is looked at, and only digests are asked for.
+    private func resolve(_ key: Key, former: Digest?, isShort: Bool) async throws(RegistryError) -> Digest? {
+        if former == nil, !isShort, tagLists.existing(key.repository) == nil {
+            guard let manifest = try await registry.manifest(key.repository, tag: key.tag) else { return nil }
+            keep(key.repository, manifest)
+            return manifest.digest
+        }
+        return try await registry.resolve(
+            key.repository,
+            tag: key.tag,
+            deadline: isShort ? knownDeadline : nil
+        )
     }
 
     private func settle(_ key: Key, _ target: Digest?, _ completion: Completion) {

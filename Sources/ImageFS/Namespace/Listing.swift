@@ -55,6 +55,8 @@ extension FileSystem {
         case .tree(let tree, let record):
             if tree.isStale { return .failed(.stale) }
             guard isMode(tree, record) else { return .failed(.notDirectory) }
+            // A listing gives all its names to the kernel: no look-up may follow.
+            tree.use?.touch()
             return .ready(DirectoryHandle(handle: 0, isImmutable: true))
         case .namespace(let node):
             switch list(node) {

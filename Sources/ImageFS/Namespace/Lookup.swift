@@ -200,7 +200,11 @@ extension FileSystem {
         case .failed(let error): return .failed(error)
         case .ready(let image):
             do throws(SystemError) {
-                let tree = try imageTree(image, place: "\(node.place)/\(stored.digest.directoryName)")
+                let tree = try imageTree(
+                    image,
+                    place: "\(node.place)/\(stored.digest.directoryName)",
+                    manifest: stored.digest
+                )
                 return .ready(tree.entry(0))
             } catch {
                 return .failed(FSError(error))
@@ -208,12 +212,13 @@ extension FileSystem {
         }
     }
 
-    private func imageTree(_ image: OpenImage, place: String) throws(SystemError) -> Tree {
+    private func imageTree(_ image: OpenImage, place: String, manifest: Digest) throws(SystemError) -> Tree {
         let number = try library.numbers.number(for: "D \(place)")
         if let tree = trees.tree(number) { return tree }
         var nodes: [UInt32] = []
         for layer in image.layers { nodes.append(try layerNodes(layer, localFile: nil)) }
-        return trees.tree(number) { Tree(number: number, content: .image(image, nodes: nodes)) }
+        let use = uses?.use(manifest, image.layers)
+        return trees.tree(number) { Tree(number: number, content: .image(image, nodes: nodes), use: use) }
     }
 
     /// The number of a layer's own nodes; their tree exists from then on.
@@ -230,13 +235,15 @@ extension FileSystem {
     private func layerTree(
         _ layer: Layer,
         place: String,
-        localFile: (path: String, identity: LocalFileIdentity)? = nil
+        localFile: (path: String, identity: LocalFileIdentity)? = nil,
+        manifest: Digest? = nil
     ) throws(SystemError) -> Tree {
         let number = try library.numbers.number(for: "D \(place)")
         if let tree = trees.tree(number) { return tree }
         let nodes = try layerNodes(layer, localFile: localFile)
+        let use = manifest.flatMap { uses?.use($0, [layer]) }
         return trees.tree(number) {
-            Tree(number: number, content: .layerDirectories(layer, nodes: nodes), localFile: localFile)
+            Tree(number: number, content: .layerDirectories(layer, nodes: nodes), localFile: localFile, use: use)
         }
     }
 
@@ -270,7 +277,7 @@ extension FileSystem {
         case .failed(let error): return .failed(error)
         case .ready(let layer):
             do throws(SystemError) {
-                return .ready(try layerTree(layer, place: "\(node.place)/\(name)").entry(0))
+                return .ready(try layerTree(layer, place: "\(node.place)/\(name)", manifest: stored.digest).entry(0))
             } catch {
                 return .failed(FSError(error))
             }

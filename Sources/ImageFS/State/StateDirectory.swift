@@ -54,7 +54,7 @@ public final class StateDirectory: Sendable {
         try StateDirectory.checkOwner(of: path)
         lock = try StateDirectory.takeLock(path + "/lock", purpose)
         try StateDirectory.checkVersion(path + "/version")
-        for name in ["chunks", "layers", "images", "manifests", "repositories"] {
+        for name in ["chunks", "layers", "images", "manifests", "repositories", "profiles"] {
             do throws(SystemError) {
                 try makeDirectories("\(path)/\(name)", mode: 0o700)
             } catch {
@@ -65,8 +65,16 @@ public final class StateDirectory: Sendable {
 
     /// The chunk store's segments (docs/cache-format.md).
     public var chunkDirectory: String { path + "/chunks" }
+    /// Materialised files (docs/cache-format.md).
+    public var fileDirectory: String { path + "/files" }
     /// Layer indexes: `sha256-<layer hex>.idx`.
     public var layerIndexDirectory: String { path + "/layers" }
+    /// Profiles of images and jobs (docs/profile-format.md).
+    public var profileDirectory: String { StateDirectory.profileDirectory(of: path) }
+
+    /// The same of a cache directory that another process may own.
+    public static func profileDirectory(of path: String) -> String { path + "/profiles" }
+
     /// Merged indexes: `sha256-<hex of the list of layers>.idx`.
     var imageIndexDirectory: String { path + "/images" }
     /// Manifests, indexes and configurations by content: `sha256-<hex>`.
@@ -76,8 +84,8 @@ public final class StateDirectory: Sendable {
     /// Numbers of layers and places.
     var numbersFile: String { path + "/numbers" }
 
-    /// What can be there before the version is written.
-    private static let earlyNames: Set<String> = ["lock", "crfs.log", "crfs.log.1"]
+    /// What can be there before the version is written: a profile can be imported first.
+    private static let earlyNames: Set<String> = ["lock", "crfs.log", "crfs.log.1", "profiles"]
 
     private static func checkOwner(of path: String) throws(StateDirectoryError) {
         var status = stat()

@@ -19,8 +19,17 @@ final class Tree: Sendable {
     /// For a local layer: the file that must not change.
     let localFile: (path: String, identity: LocalFileIdentity)?
 
-    init(number: UInt32, content: Content, localFile: (path: String, identity: LocalFileIdentity)? = nil) {
+    /// The image that its directories belong to, where a mount fetches ahead.
+    let use: ImageUse?
+
+    init(
+        number: UInt32,
+        content: Content,
+        localFile: (path: String, identity: LocalFileIdentity)? = nil,
+        use: ImageUse? = nil
+    ) {
         self.number = number
+        self.use = use
         self.content = content
         self.localFile = localFile
     }

@@ -1,6 +1,7 @@
-internal import ArgumentParser
+public import ArgumentParser
+internal import BlobIO
 internal import Control
-internal import FuseBridge
+public import FuseBridge
 internal import Glibc
 internal import ImageFS
 internal import Logging
@@ -33,6 +34,8 @@ struct MountCommand: ParsableCommand {
 
     @OptionGroup var access: AccessOptions
 
+    @OptionGroup var prefetching: PrefetchOptions
+
     @Option(help: ArgumentHelp("Directory whose layer files layers/local shows.", valueName: "dir"))
     var localDir = "."
 
@@ -64,6 +67,23 @@ struct MountCommand: ParsableCommand {
 
     @Flag(inversion: .prefixedNo, help: "Let other users enter the mount (default: as root).")
     var allowOther: Bool?
+
+    @Option(
+        help: ArgumentHelp(
+            "Who answers when a file is opened: daemon (large hot files are then read by the kernel itself), or none "
+                + "(opening costs what it does on a disk).",
+            valueName: "mode"
+        )
+    )
+    var open = OpenMode.daemon
+
+    @Option(
+        help: ArgumentHelp(
+            "Whether the kernel may read large hot files by itself where it can: auto or off.",
+            valueName: "mode"
+        )
+    )
+    var passthrough = PassthroughMode.auto
 
     @Option(help: ArgumentHelp("File for log lines when not in the foreground.", valueName: "path"))
     var logFile: String?
@@ -125,7 +145,7 @@ struct MountCommand: ParsableCommand {
         if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
         let owner: Owner
         do {
-            let stack = try Stack(access, state: state, level: .notice)
+            let stack = try Stack(access, state: state, isServing: true)
             owner = Owner(stack, options: access.processOptions)
             _ = try owner.serve(
                 FuseMount(fuseOptions()),
@@ -146,6 +166,7 @@ struct MountCommand: ParsableCommand {
         // Answers that are on their way still go out.
         server?.drain(seconds: 2)
         server?.stop()
+        if let summary = prefetchSummary(owner.stack.blobs.prefetchStatistics) { logger.notice("\(summary)") }
     }
 
     /// The mount is worth more than the socket: without one it serves all the same.
@@ -194,6 +215,8 @@ struct MountCommand: ParsableCommand {
             settings: settings(),
             debug: fuseDebug,
             readAheadKiB: fuseOptions().readAheadKiB,
+            openMode: open.rawValue,
+            passthrough: passthrough.rawValue,
             isForeground: foreground
         )
         try channel.send("mount", request, descriptor: mount.descriptor.raw)
@@ -250,7 +273,10 @@ struct MountCommand: ParsableCommand {
             allowedHosts: allowHost,
             rootMode: mountMode.bits,
             rootGroup: mountGid ?? getegid(),
-            userXattr: userxattr
+            userXattr: userxattr,
+            job: prefetching.key.job ?? "",
+            background: prefetching.background,
+            prefetch: prefetching.prefetch
         )
     }
 
@@ -264,10 +290,16 @@ struct MountCommand: ParsableCommand {
             dev: dev,
             debug: fuseDebug,
             // The kernel's 128 KiB keep a sequential reader at two requests (docs/decisions/0005-fuse-session.md).
-            readAheadKiB: geteuid() == 0 ? 1024 : nil
+            readAheadKiB: geteuid() == 0 ? 1024 : nil,
+            openMode: open,
+            passthrough: passthrough
         )
     }
 }
+
+extension OpenMode: ExpressibleByArgument {}
+
+extension PassthroughMode: ExpressibleByArgument {}
 
 /// 0755, 0750 or 0700.
 struct MountMode: ExpressibleByArgument {

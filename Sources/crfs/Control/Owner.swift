@@ -1,4 +1,5 @@
 internal import Control
+internal import BlobIO
 internal import FuseBridge
 internal import Glibc
 internal import ImageFS
@@ -57,8 +58,10 @@ final class Owner: Sendable {
             throw Owner.ending
         }
         defer { endUse() }
+        let treeOptions = try settings.fileSystemOptions(cacheBytes: stack.contentBytes)
+        let fileSystem = FileSystem(library: stack.library, options: treeOptions)
         let session = try FuseSession(
-            fileSystem: FileSystem(library: stack.library, options: try settings.fileSystemOptions()),
+            fileSystem: fileSystem,
             options: options,
             mount: mount,
             logger: stack.logger
@@ -82,13 +85,18 @@ final class Owner: Sendable {
             return (mount, state.isEnding)
         }
         stack.logger.notice("serving \(session.options.mountPoint)")
-        startThread(named: "mount-\(added.number)") { self.watch(added) }
+        startThread(named: "mount-\(added.number)") { self.watch(added, fileSystem) }
+        for reference in settings.prefetch.compactMap({ ImageReference($0) }) {
+            Task { await fileSystem.prefetch(reference) }
+        }
         if isEnding { unmount(added, .plain) }
         return added
     }
 
-    private func watch(_ mount: Mount) {
+    private func watch(_ mount: Mount, _ fileSystem: FileSystem) {
         mount.session.waitUntilUnmounted()
+        // Writes down what was read.
+        runBlocking { await fileSystem.finish() }
         stack.logger.notice("unmounted \(mount.session.options.mountPoint)")
         state.withLock { $0.mounts.removeAll { $0.number == mount.number } }
         mount.end.finish()
@@ -187,6 +195,8 @@ final class Owner: Sendable {
         var options = FuseOptions(mountPoint: request.point)
         options.debug = request.debug
         options.readAheadKiB = request.readAheadKiB
+        options.openMode = OpenMode(rawValue: request.openMode) ?? options.openMode
+        options.passthrough = PassthroughMode(rawValue: request.passthrough) ?? options.passthrough
         let served = try serve(
             mount,
             request.settings,
@@ -224,8 +234,14 @@ struct MountSettings: Codable, Sendable {
     var rootMode: UInt32
     var rootGroup: UInt32
     var userXattr: Bool
+    /// `--job`; empty: none.
+    var job: String
+    var background: Bool
+    /// References to fetch once the mount serves.
+    var prefetch: [String]
 
-    func fileSystemOptions() throws -> FileSystemOptions {
+    /// - Parameter cacheBytes: the bound of the contents, in bytes.
+    func fileSystemOptions(cacheBytes: Int) throws -> FileSystemOptions {
         guard let platform = Platform(platform) else { throw CommandError("\(platform) is no platform") }
         var options = FileSystemOptions(localDirectory: localDirectory, readme: Readme.text)
         options.platform = platform
@@ -234,6 +250,11 @@ struct MountSettings: Codable, Sendable {
         options.rootMode = rootMode & 0o777
         options.rootGroup = rootGroup
         options.userXattr = userXattr
+        guard job.isEmpty || Profile.isJobKey(job) else { throw CommandError("\(job) is no job key") }
+        var policy = PrefetchPolicy(cacheBytes: UInt64(max(0, cacheBytes)))
+        policy.job = job
+        policy.background = background
+        options.prefetch = policy
         return options
     }
 }
@@ -246,6 +267,8 @@ struct MountRequest: Codable {
     var settings: MountSettings
     var debug: Bool
     var readAheadKiB: Int?
+    var openMode: String
+    var passthrough: String
     /// Whether the answer comes when the mount is gone, with one progress message when it serves.
     var isForeground: Bool
 }

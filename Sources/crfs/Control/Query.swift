@@ -63,7 +63,7 @@ func runQuery<Query: ImageQuery>(_ query: Query, _ access: AccessOptions) throws
     switch consume claim {
     case .served: return
     case .owned(let state):
-        let stack = try Stack(access, state: state, level: .warning)
+        let stack = try Stack(access, state: state)
         try query.run(stack, cancelled: nil) { try writeToStandardOutput($0) }
     case .unavailable:
         try query.run(Stack.withTemporaryState(access), cancelled: nil) { try writeToStandardOutput($0) }

@@ -30,6 +30,14 @@ struct AccessOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "Directory of hosts.toml files (mirrors, certificates), as containerd has it.",
+            valueName: "dir"
+        )
+    )
+    var hostsDir = "/etc/containerd/certs.d"
+
+    @Option(
+        help: ArgumentHelp(
             "A registry that is spoken to by plain HTTP although it is not on this machine. May be repeated.",
             valueName: "host[:port]"
         )
@@ -90,6 +98,7 @@ struct AccessOptions: ParsableArguments {
             "deadline": "\(deadline)",
             "cache-size": cacheSize.description,
             "memory-cache": memoryCache.description,
+            "hosts-dir": absolutePath(hostsDir),
         ]
     }
 
@@ -141,46 +150,52 @@ struct Stack: Sendable {
     /// When it was made, by the monotonic clock.
     let startedAt = monotonicNanoseconds()
     let cacheBytes: Int
+    /// The bound of all contents, wherever they are kept.
+    let contentBytes: Int
 
     /// - Parameters:
     ///   - state: the cache directory, whose lock this process has.
     ///   - temporary: what `state` stands in, if that goes with the process.
-    ///   - level: log lines to write where no option says it.
+    ///   - isServing: whether it is for mounts, not for one command.
     init(
         _ options: AccessOptions,
         state: StateDirectory,
         temporary: TemporaryState? = nil,
-        level: Logger.Level
+        isServing: Bool = false
     ) throws {
         crfsConfigureProcess()
-        let level = options.logLevel ?? level
+        let level = options.logLevel ?? (isServing ? .notice : .warning)
         LoggingSystem.bootstrap { _ in LineLogHandler(level: level) }
         let logger = Logger(label: "crfs")
         self.logger = logger
         self.state = state
         self.temporary = temporary
         cacheBytes = options.cacheSize.bytes
+        contentBytes = options.cacheSize.bytes > 0 ? options.cacheSize.bytes : options.memoryCache.bytes
         var registryOptions = RegistryOptions()
         registryOptions.insecureHosts = Set(options.insecureRegistry.compactMap { RegistryHost($0)?.name })
         registryOptions.caFile = options.caFile.map(absolutePath)
         registryOptions.deadlineSeconds = min(options.deadline, Stack.kernelRequestLimit)
         registryOptions.userAgent = Version.userAgent
-        let transport = HTTPTransport()
-        registry = RegistryClient(transport: transport, options: registryOptions)
+        registryOptions.hostsDirectory = absolutePath(options.hostsDir)
+        registryOptions.credentials = CredentialSources(variable: environment, user: geteuid())
+        registry = RegistryClient(transport: HTTPTransport(), options: registryOptions)
         var blobOptions = BlobIOOptions(indexDirectory: state.layerIndexDirectory)
         blobOptions.verify = options.verify
         blobOptions.memoryCacheBytes = options.memoryCache.bytes
         // What a private directory would keep is of no use to the next command.
-        if options.cacheSize.bytes > 0 && temporary == nil { blobOptions.chunkDirectory = state.chunkDirectory }
+        if options.cacheSize.bytes > 0 && temporary == nil {
+            blobOptions.chunkDirectory = state.chunkDirectory
+            // Only a mount opens files often enough.
+            if isServing { blobOptions.fileDirectory = state.fileDirectory }
+        }
         blobOptions.cacheBytes = options.cacheSize.bytes
         blobs = BlobIO(registry: registry, options: blobOptions)
         var libraryOptions = LibraryOptions()
         libraryOptions.tagFreshness = options.tagTtl
-        libraryOptions.metadataHost = environment("GCE_METADATA_HOST")
         do {
             library = try Library(
                 registry: registry,
-                transport: transport,
                 blobs: blobs,
                 state: state,
                 options: libraryOptions,
@@ -202,12 +217,31 @@ struct Stack: Sendable {
         return max(1, seconds - 5)
     }
 
+    /// With the cache directory that the options name, whose lock this process takes.
+    static func owning(_ options: AccessOptions, purpose: String) throws -> Stack {
+        do {
+            return try Stack(options, state: try StateDirectory(path: options.cacheDirectory, purpose: purpose))
+        } catch let error as StateDirectoryError {
+            throw CommandError(error.reason)
+        }
+    }
+
+    /// The same, or with a temporary directory where another process has the lock.
+    static func reading(_ options: AccessOptions, purpose: String) throws -> Stack {
+        do {
+            return try Stack(options, state: try StateDirectory(path: options.cacheDirectory, purpose: purpose))
+        } catch let error as StateDirectoryError {
+            guard case .inUse = error.kind else { throw CommandError(error.reason) }
+            return try withTemporaryState(options)
+        }
+    }
+
     /// With a cache directory of its own that goes with the process: for a command that cannot have the real one.
     static func withTemporaryState(_ options: AccessOptions) throws -> Stack {
         let temporary = try TemporaryState()
         do {
             let state = try StateDirectory(path: temporary.path)
-            return try Stack(options, state: state, temporary: temporary, level: .warning)
+            return try Stack(options, state: state, temporary: temporary)
         } catch let error as StateDirectoryError {
             throw CommandError(error.reason)
         }

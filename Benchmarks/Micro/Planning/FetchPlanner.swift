@@ -1,0 +1,1 @@
+../../../Sources/BlobIO/FetchPlanner.swift

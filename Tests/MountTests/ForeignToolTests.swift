@@ -1,0 +1,106 @@
+import PosixIO
+import TestSupport
+import Testing
+
+/// Images that other tools make with an index: skopeo, stargz-snapshotter's ctr-remote, Buildah.
+@Suite(.needs(.mounting))
+struct ForeignToolTests {
+    init() throws { try Requirement.mounting.orFail() }
+
+    private func expectBothViews(_ stage: Stage, _ image: String, _ flags: [String]) throws {
+        try expectTree(stage.image(image), is: "merged", flags: ["--native"] + flags)
+        for number in 0..<3 {
+            try expectTree(
+                stage.layers("\(image)/\(number)"),
+                is: "layer\(number + 1)",
+                flags: ["--layer", "--native"] + flags
+            )
+        }
+    }
+
+    @Test func zstdChunkedOfSkopeo() throws {
+        let directory = try TemporaryDirectory("skopeo")
+        let layout = directory.file("layout")
+        try runChecked(
+            "skopeo",
+            [
+                "--insecure-policy", "copy", "--quiet", "--dest-compress-format", "zstd:chunked",
+                "oci:\(Corpus.layout("gzip")):gzip", "oci:\(layout):chunked",
+            ]
+        )
+        let stage = try Stage([], arguments: ["--verify", "require"])
+        try stage.registry.push(layout: layout, tag: "chunked", to: "made:chunked")
+        try expectBothViews(stage, "made/chunked", ["--toc"])
+        // The manifest says where the TOC is: the end of the blob is not asked for, and nothing is but by range.
+        let hexes = try ImageLayout(layout).layerHexes
+        for hex in hexes { #expect(stage.registry.requests(containing: "GET", "blobs/sha256:\(hex)", " 200 ").isEmpty) }
+    }
+
+    private static let conversions: [[String]] = [
+        ["--zstdchunked"], ["--zstdchunked", "--estargz-chunk-size", "65536"],
+    ]
+
+    @Test(.needs(.all([.program("containerd"), .program("ctr-remote")])), arguments: conversions.indices)
+    func conversionsOfCtrRemote(_ conversion: Int) throws {
+        try Requirement.all([.program("containerd"), .program("ctr-remote")]).orFail()
+        let options = ForeignToolTests.conversions[conversion]
+        let directory = try TemporaryDirectory("ctr")
+        let daemon = try PrivateContainerd(directory.path)
+        try runChecked("tar", ["-cf", directory.file("gzip.tar"), "-C", Corpus.layout("gzip"), "."])
+        try daemon.control(
+            ["images", "import", "--no-unpack", "--base-name", "made.test/basic", directory.file("gzip.tar")])
+        try daemon.control(
+            ["images", "convert", "--oci"] + options + ["made.test/basic:gzip", "made.test/basic:made"]
+        )
+        let stage = try Stage([])
+        try daemon.control(["images", "export", directory.file("made.tar"), "made.test/basic:made"])
+        let layout = try directory.makeDirectory("made")
+        try runChecked("tar", ["-xf", directory.file("made.tar"), "-C", layout])
+        try stage.registry.push(layout: layout, tag: "made", to: "made:made")
+        try expectBothViews(stage, "made/made", tocFlags)
+    }
+
+    /// Three layers with deletions, replacements, a sparse file and hard links, as zstd:chunked.
+    private static let build = """
+        set -eu
+        cd "$1"
+        b() { buildah --root "$1/root" --runroot "$1/run" --storage-driver vfs "${@:2}"; }
+        step() { # NAME FROM SCRIPT: a layer on top of FROM
+            c=$(b "$PWD" from --pull-never "$2")
+            m=$(b "$PWD" mount "$c")
+            (cd "$m" && eval "$3")
+            rm -rf "$PWD/expected" && cp -a "$m" "$PWD/expected"
+            b "$PWD" umount "$c" >/dev/null
+            b "$PWD" commit --quiet "$c" "$1" >/dev/null
+            b "$PWD" rm "$c" >/dev/null
+        }
+        step one scratch 'mkdir -p d/e gone keep; echo one >d/one; ln d/one link; echo two >gone/two
+            seq 100000 >keep/numbers; truncate -s 5M holes; echo end >>holes; truncate -s 9M keep/zeros
+            ln -s ../d/one keep/symlink; chmod 4711 d/one; mkfifo keep/fifo; touch -d @1.5 keep/numbers'
+        step two one 'rm -r gone; rm d/one; rm -r d/e; mkdir d/e; echo f >d/e/f; echo new >d/new; chown 12:34 keep'
+        step three two 'rm -r d; echo file >d; mkdir gone; echo back >gone/three; truncate -s 1000000 keep/numbers'
+        b "$PWD" push --quiet --compression-format zstd:chunked three "oci:$PWD/layout:three"
+        """
+
+    @Test(.needs(.all([.program("buildah"), .program("bash")])))
+    func layersOfBuildah() throws {
+        try Requirement.program("buildah").orFail()
+        let directory = try TemporaryDirectory("buildah")
+        try runChecked("bash", ["-c", ForeignToolTests.build, "bash", directory.path])
+        let stage = try Stage([], arguments: ["--verify", "require"])
+        try stage.registry.push(layout: directory.file("layout"), tag: "three", to: "made:three")
+        #expect(try ImageLayout(directory.file("layout")).layerHexes.count == 3)
+        let image = stage.image("made/three/")
+        // diff calls any two fifos different.
+        try runChecked("diff", ["-r", "--no-dereference", "-x", "fifo", directory.file("expected/"), image])
+        let listing = "cd \"$1\" && find . -mindepth 1 -printf '%P %y %m %U %G %s %l %n\\n' | sort"
+        func list(_ path: String) throws -> [Substring] {
+            // A directory's size is its file system's own.
+            try runChecked("sh", ["-c", listing, "sh", path]).text.split(separator: "\n").map { line in
+                let fields = line.split(separator: " ", omittingEmptySubsequences: false)
+                return fields[1] == "d" ? fields[..<5].joined(separator: " ")[...] : line
+            }
+        }
+        #expect(try list(image) == list(directory.file("expected")))
+    }
+}
