@@ -76,6 +76,7 @@ let package = Package(
         module("PosixIO", ["CShims"]),
         module("OCIModel", []),
         // Row 2
+        module("Control", ["CShims", "PosixIO", log]),
         module("BlockCodec", ["CShims", "PosixIO", "OCIModel"]),
         module("HTTPTransport", ["CShims", "PosixIO", "OCIModel", log]),
         // Row 3
@@ -99,7 +100,7 @@ let package = Package(
         .executableTarget(
             name: "crfs",
             dependencies: [
-                "FuseBridge", "ImageFS", "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore", "OCIRegistry",
+                "Control", "FuseBridge", "ImageFS", "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore", "OCIRegistry",
                 "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", "CShims", log, arguments,
             ],
             swiftSettings: swiftSettings
@@ -117,6 +118,7 @@ let package = Package(
         ),
         tests("PosixIOTests", ["PosixIO"]),
         tests("OCIModelTests", ["OCIModel"]),
+        tests("ControlTests", ["Control", "CShims", "PosixIO", log]),
         tests("BlockCodecTests", ["BlockCodec", "OCIModel", "PosixIO"]),
         tests("HTTPTransportTests", ["HTTPTransport", "OCIModel", "PosixIO"]),
         tests("LayerFormatTests", ["LayerFormat", "BlockCodec", "OCIModel", "PosixIO"]),

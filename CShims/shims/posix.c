@@ -8,7 +8,10 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 int crfs_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
@@ -82,4 +85,119 @@ int crfs_spawn_piped(const char *program, const char *argument, int *input, int 
     *input = in[1];
     *output = out[0];
     return 0;
+}
+
+// ---- Unix sockets -----------------------------------------------------------------------------------------------
+
+static int unix_address(const char *path, struct sockaddr_un *address) {
+    size_t size = strlen(path);
+
+    if (size >= sizeof address->sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    memcpy(address->sun_path, path, size);
+    return 0;
+}
+
+static int close_after_failure(int descriptor) {
+    int code = errno;
+    close(descriptor);
+    errno = code;
+    return -1;
+}
+
+int crfs_unix_listen(const char *path, int backlog) {
+    struct sockaddr_un address;
+    int descriptor;
+
+    if (unix_address(path, &address) != 0)
+        return -1;
+    descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (descriptor < 0)
+        return -1;
+    // Linux gives the name that bind(2) makes the mode of the socket itself, less the umask.
+    if (fchmod(descriptor, 0600) != 0 || bind(descriptor, (struct sockaddr *)&address, sizeof address) != 0 ||
+        listen(descriptor, backlog) != 0)
+        return close_after_failure(descriptor);
+    return descriptor;
+}
+
+int crfs_unix_connect(const char *path) {
+    struct sockaddr_un address;
+    int descriptor;
+
+    if (unix_address(path, &address) != 0)
+        return -1;
+    descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (descriptor < 0)
+        return -1;
+    if (connect(descriptor, (struct sockaddr *)&address, sizeof address) != 0)
+        return close_after_failure(descriptor);
+    return descriptor;
+}
+
+int crfs_unix_accept(int listener) { return accept4(listener, NULL, NULL, SOCK_CLOEXEC); }
+
+int crfs_unix_peer(int socket, uid_t *user, pid_t *process) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+        return -1;
+    *user = peer.uid;
+    *process = peer.pid;
+    return 0;
+}
+
+ssize_t crfs_send(int socket, const void *bytes, size_t count, int descriptor) {
+    struct iovec piece = {.iov_base = (void *)bytes, .iov_len = count};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+
+    if (descriptor >= 0) {
+        struct cmsghdr *header;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+enum { MOST_DESCRIPTORS = 8 };
+
+ssize_t crfs_receive(int socket, void *bytes, size_t count, int flags, int *descriptors, int room, int *received) {
+    struct iovec piece = {.iov_base = bytes, .iov_len = count};
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))];
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *header;
+    ssize_t result;
+
+    *received = 0;
+    // What does not fit into `control` the kernel does not hand over.
+    result = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+    if (result < 0)
+        return result;
+    for (header = CMSG_FIRSTHDR(&message); header != NULL; header = CMSG_NXTHDR(&message, header)) {
+        size_t index, total;
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+            continue;
+        total = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (index = 0; index < total; index++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(header) + index * sizeof(int), sizeof descriptor);
+            if (*received < room)
+                descriptors[(*received)++] = descriptor;
+            else
+                close(descriptor);
+        }
+    }
+    return result;
 }

@@ -1,4 +1,4 @@
-internal import ChunkStore
+public import ChunkStore
 internal import LayerFormat
 internal import Logging
 public import OCIModel
@@ -112,6 +112,9 @@ public final class BlobIO: Sendable {
         )
         opener = LayerOpener(options: options, workers: workers, log: log, limits: limits, plain: plain)
     }
+
+    /// Where chunks are kept.
+    public var chunkStore: ChunkStore { store }
 
     /// Figures since the start.
     public var statistics: BlobIOStatistics {

@@ -35,7 +35,7 @@ public struct ChunkStoreStatistics: Sendable, Equatable {
 ///
 /// LOCK ORDER: its parts have leaf locks; nothing here is called with one held.
 public final class ChunkStore: Sendable {
-    private let disk: DiskStore?
+    let disk: DiskStore?
     private let memory: MemoryStore
     /// Files that are kept as a whole, where there is a directory for them. They count in the bound of the chunks.
     public let files: FileStore?

@@ -6,7 +6,7 @@ public import Logging
 internal import PosixIO
 internal import Synchronization
 
-/// One mount: libfuse's session, the threads that talk to the kernel, and the requests that wait.
+/// One served mount: libfuse's session, the threads that talk to the kernel, and the requests that wait.
 ///
 /// Made, it is mounted but not served: `run` starts the threads. It ends when the mount is gone for all who use it, or
 /// by `abort`. Everything belongs to the session, so a process may have several; the pool of threads that answer parked
@@ -49,24 +49,36 @@ public final class FuseSession: @unchecked Sendable {
     private let link: OpaquePointer
     /// The mount's `major:minor`, by which it is found again among the mounts.
     private let device: String
+    /// Whether the mount is in this process's own mount name space, so that it can be unmounted from here.
+    private let isSeen: Bool
     private let state = Monitor(State())
 
-    /// Checks and mounts. The error is one sentence for the user.
-    public init(fileSystem: FileSystem, options: FuseOptions, logger: Logger) throws(FuseError) {
-        FuseLog.install()
+    /// Takes over a mount, whoever made it. The error is one sentence for the user; the mount is gone then.
+    ///
+    /// - Parameter options: how it is served; what concerns mounting was for `FuseMount`.
+    public init(
+        fileSystem: FileSystem,
+        options: FuseOptions,
+        mount: consuming FuseMount,
+        logger: Logger
+    ) throws(FuseError) {
         var options = options
-        let isRoot = geteuid() == 0
-        let configuration = try? readProcFile("/etc/fuse.conf")
-        try MountChecks.permissions(options, isRoot: isRoot, configuration: configuration)
-        options.mountPoint = try MountChecks.mountPoint(options.mountPoint, in: try MountTable.current())
-        try MountChecks.device(isRoot: isRoot)
-        let mounted = try unsafe Self.mount(options)
+        options.mountPoint = mount.mountPoint
+        device = mount.device
+        let isSeen = (try? MountTable.current().top(at: mount.mountPoint)?.device) == mount.device
+        let session: (handle: OpaquePointer, link: OpaquePointer)
+        do throws(FuseError) {
+            unsafe session = try Self.attach(options, mount.descriptor.raw)
+        } catch {
+            mount.abandon()
+            throw error
+        }
+        self.isSeen = isSeen
         self.fileSystem = fileSystem
         self.logger = logger
         self.options = options
-        unsafe handle = mounted.handle
-        unsafe link = mounted.link
-        device = unsafe mounted.device
+        unsafe handle = session.handle
+        unsafe link = session.link
         // SAFETY: read by callbacks only, which come after `run`; its threads keep the session alive.
         unsafe crfs_fuse_link_set_owner(link, Unmanaged.passUnretained(self).toOpaque())
     }
@@ -76,43 +88,39 @@ public final class FuseSession: @unchecked Sendable {
         if state.withLock({ $0.phase == .mounted }) { destroy() }
     }
 
-    private static func mount(
-        _ options: FuseOptions
-    ) throws(FuseError) -> (handle: OpaquePointer, link: OpaquePointer, device: String) {
+    /// A session on a descriptor that is mounted already (fuse_session_mount(3): "/dev/fd/N").
+    private static func attach(
+        _ options: FuseOptions,
+        _ descriptor: CInt
+    ) throws(FuseError) -> (handle: OpaquePointer, link: OpaquePointer) {
         guard let link = unsafe crfs_fuse_link_new(served) else {
-            throw FuseError(.refused, "cannot mount \(options.mountPoint): out of memory")
+            throw FuseError(.refused, "cannot serve \(options.mountPoint): out of memory")
         }
         if options.wantsPassthrough { unsafe crfs_fuse_link_want_passthrough(link) }
         let (handle, complaints) = unsafe FuseLog.capturing { () -> OpaquePointer? in
             var operations = makeOperations()
-            var arguments = unsafe options.arguments.map { unsafe UnsafePointer(strdup($0)) }
-            defer { unsafe arguments.forEach { unsafe free(UnsafeMutablePointer(mutating: $0)) } }
-            return unsafe crfs_fuse_session_new(CInt(arguments.count), &arguments, &operations, link)
+            guard let handle = unsafe FuseMount.makeSession(options, &operations, link) else { return nil }
+            // One of its own, which libfuse closes with the session.
+            let copy = crfs_fcntl_int(descriptor, F_DUPFD_CLOEXEC, 3)
+            if copy >= 0 {
+                if unsafe fuse_session_mount(handle, "/dev/fd/\(copy)") != 0 {
+                    close(copy)
+                } else if unsafe crfs_fuse_session_attach(handle) == 0 {
+                    return unsafe handle
+                }
+            }
+            unsafe fuse_session_destroy(handle)
+            return nil
         }
         guard let handle = unsafe handle else {
             unsafe crfs_fuse_link_free(link)
-            throw FuseError(.refused, failure(options.mountPoint, complaints))
+            throw FuseError(.refused, FuseMount.failure(options.mountPoint, complaints))
         }
-        let (result, reasons) = FuseLog.capturing { unsafe fuse_session_mount(handle, options.mountPoint) }
-        guard result == 0 else {
-            unsafe fuse_session_destroy(handle)
-            unsafe crfs_fuse_link_free(link)
-            throw FuseError(.notPermitted, failure(options.mountPoint, reasons))
-        }
-        let device = try? MountTable.current().top(at: options.mountPoint)?.device
-        guard unsafe crfs_fuse_session_attach(handle) == 0, let device else {
-            unsafe fuse_session_unmount(handle)
-            unsafe fuse_session_destroy(handle)
-            unsafe crfs_fuse_link_free(link)
-            throw FuseError(.refused, "cannot mount \(options.mountPoint): it is not among the mounts afterwards")
-        }
-        return unsafe (handle, link, device)
+        return unsafe (handle, link)
     }
 
-    private static func failure(_ mountPoint: String, _ messages: [String]) -> String {
-        let reason = messages.isEmpty ? "fusermount3 or the kernel refused" : messages.joined(separator: "; ")
-        return "cannot mount \(mountPoint): \(reason)"
-    }
+    /// Requests that waited so far.
+    public var waits: WaitStatistics { parkingLot.statistics }
 
     /// Starts the threads. Once.
     public func run() {
@@ -154,6 +162,8 @@ public final class FuseSession: @unchecked Sendable {
     /// may call it, also one that handles signals.
     public func requestUnmount(_ mode: UnmountMode = .plain) throws(FuseError) {
         if state.withLock({ $0.phase == .ended }) { return }
+        // In a foreign mount name space there is nothing but to stop serving.
+        if !isSeen { return abort() }
         guard try isMounted() else { return }
         try unmountCRFS(at: options.mountPoint, mode)
     }

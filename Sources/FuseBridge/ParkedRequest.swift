@@ -33,6 +33,8 @@ final class ParkedRequest: Sendable {
     let id: UInt64
     /// The thread that asks, for its pending signals; 0 when it cannot be seen.
     let callerThread: pid_t
+    /// When it came, by the monotonic clock.
+    let since = monotonicNanoseconds()
     private let slot: Mutex<Slot>
 
     init(id: UInt64, callerThread: pid_t, operation: ParkedOperation) {

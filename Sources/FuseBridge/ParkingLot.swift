@@ -10,6 +10,7 @@ final class ParkingLot: Sendable {
         var requests: [UInt64: ParkedRequest] = [:]
         var lastID: UInt64 = 0
         var isClosed = false
+        var waits = WaitStatistics()
     }
 
     private let state = Monitor(State())
@@ -32,11 +33,24 @@ final class ParkingLot: Sendable {
 
     /// Forgets a request; only after it was answered.
     func leave(_ id: UInt64) {
-        _ = state.withLock { $0.requests.removeValue(forKey: id) }
+        let now = monotonicNanoseconds()
+        state.withLock { state in
+            guard let request = state.requests.removeValue(forKey: id) else { return }
+            state.waits.note(nanoseconds: now &- request.since)
+        }
     }
 
     /// Whether nothing may be parked any more.
     var isClosed: Bool { state.withLock { $0.isClosed } }
+
+    /// What has waited so far.
+    var statistics: WaitStatistics {
+        state.withLock { state in
+            var waits = state.waits
+            waits.waitingNow = state.requests.count
+            return waits
+        }
+    }
 
     /// How many requests are parked or being tried again.
     var count: Int { state.withLock { $0.requests.count } }

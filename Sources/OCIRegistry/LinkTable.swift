@@ -58,6 +58,9 @@ final class LinkTable: Sendable {
         }
     }
 
+    /// What is known, by the server's name and port.
+    var all: [String: LinkEstimate] { state.withLock { $0.links } }
+
     /// Notes an answer of `registry`, or of the server that it redirected to.
     func note(_ registry: RegistryHost, _ response: borrowing HTTPResponse, bytes: UInt64) {
         let server = response.url.authority

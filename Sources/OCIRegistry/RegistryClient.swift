@@ -30,6 +30,9 @@ public final class RegistryClient: Sendable {
     /// What is known of the way to the server that blobs of this registry come from.
     public func link(_ host: RegistryHost) -> LinkEstimate { links.estimate(host) }
 
+    /// What is known of the ways to all servers that blobs came from, by the server's name and port.
+    public var knownLinks: [String: LinkEstimate] { links.all }
+
     /// Whether the host answers `/v2/` as a registry does (200 or 401); throws when it does not.
     public func ping(_ host: RegistryHost, deadline: Double? = nil) async throws(RegistryError) {
         let ask = Ask(host: host, target: "/v2/", scope: "", acceptsUnauthorized: true, order: .registryFirst)

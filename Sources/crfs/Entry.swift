@@ -25,7 +25,8 @@ struct CRFS: ParsableCommand {
         version: Version.text,
         subcommands: [
             MountCommand.self, UnmountCommand.self, ConvertCommand.self, InspectCommand.self, ListCommand.self,
-            CatCommand.self, WarmCommand.self, ProfileCommand.self, IndexCommand.self, VersionCommand.self,
+            CatCommand.self, WarmCommand.self, ProfileCommand.self, IndexCommand.self, StatusCommand.self,
+            CacheCommand.self, VersionCommand.self,
         ],
         defaultSubcommand: MountCommand.self
     )

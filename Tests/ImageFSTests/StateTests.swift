@@ -16,7 +16,7 @@ struct StateDirectoryTests {
         var owner: StateDirectory? = try StateDirectory(path: path)
         #expect(try FileStatus(path).mode == 0o700)
         let error = #expect(throws: StateDirectoryError.self) { _ = try StateDirectory(path: path) }
-        #expect(error?.kind == .inUse)
+        #expect(error?.kind == .inUse(purpose: ""))
         #expect(error?.reason.contains("--cache-dir") == true)
         owner = nil
         _ = owner

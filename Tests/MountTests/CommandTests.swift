@@ -30,6 +30,7 @@ struct CommandTests {
 
     @Test(arguments: [
         [], ["mount"], ["umount"], ["convert"], ["stargzify"], ["inspect"], ["ls"], ["cat"], ["version"],
+        ["status"], ["cache"], ["cache", "stat"], ["cache", "prune"], ["cache", "verify"],
     ])
     func everyCommandHasHelp(command: [String]) throws {
         let result = try CrfsProgram.run(command + ["--help"])
@@ -39,6 +40,7 @@ struct CommandTests {
 
     @Test(arguments: [
         ["--no-such-option"], ["mount", "--mount-mode", "0123"], ["umount", "a", "b"], ["cat"], ["ls", "--what"],
+        ["cache", "prune", "--all", "--keep", "1GiB"], ["cache", "prune", "--keep", "much"], ["status", "x"],
     ])
     func wrongUsageIsExitCodeTwo(arguments: [String]) throws {
         try expectFailure(arguments, code: 2)
@@ -96,15 +98,6 @@ struct CommandTests {
         mount.process.signal(signal)
         #expect(mount.process.wait() == .exited(0))
         #expect(!isMounted(mount.point))
-    }
-
-    @Test func aSecondMountOnTheSameCacheDirectoryIsRefused() throws {
-        let first = try CrfsMount()
-        let directory = try TemporaryDirectory("second")
-        let point = try directory.makeDirectory("mnt")
-        try expectFailure(["mount", "--foreground", "--cache-dir", first.cache, point], mentions: [first.cache])
-        #expect(!isMounted(point))
-        #expect(try names(in: first.point).contains("images"))
     }
 
     @Test func aMountPointThatDoesNotExistIsAnError() throws {

@@ -26,6 +26,24 @@ void crfs_name_thread(const char *name);
 // Bounds what malloc keeps to itself: few arenas, large blocks by mmap so that freeing them gives them back.
 void crfs_configure_malloc(void);
 
+// Unix stream sockets. A path may have at most 107 bytes (ENAMETOOLONG otherwise). Each returns a descriptor that is
+// closed on exec, or -1 and errno. What the listening one puts into the file system has mode 0600 from the start.
+int crfs_unix_listen(const char *path, int backlog);
+int crfs_unix_connect(const char *path);
+
+// accept4(2) with close-on-exec. -1 and errno on failure.
+int crfs_unix_accept(int listener);
+
+// Who is at the other end (SO_PEERCRED), as the kernel noted it when the connection was made. -1 and errno on failure.
+int crfs_unix_peer(int socket, uid_t *user, pid_t *process);
+
+// sendmsg(2) without SIGPIPE; `descriptor` goes along by SCM_RIGHTS unless it is negative. Returns as send(2) does.
+ssize_t crfs_send(int socket, const void *bytes, size_t count, int descriptor);
+
+// recvmsg(2) with `flags` and close-on-exec. Descriptors that came along are stored in `descriptors`, `*received` of
+// them; those beyond `room` (at most 8) are closed. Returns as recv(2) does.
+ssize_t crfs_receive(int socket, void *bytes, size_t count, int flags, int *descriptors, int room, int *received);
+
 // Starts `program`, found in PATH, with one argument, its standard input and output at pipes, whose other ends come back, and
 // its standard error at /dev/null: in a process group of its own, in the directory `/`, with no signal blocked or ignored and
 // no other descriptor. Returns 0 or an error number; ENOENT when there is no such program.

@@ -31,11 +31,13 @@ extension DiskStore {
 
     /// Removes the oldest segment; those of its records that were used move on into the present one, as far as it has room
     /// and at most half of the segment. False when there is none that could go.
-    private func evictOldest() -> Bool {
+    ///
+    /// - Parameter keepsUsed: false: nothing moves on.
+    func evictOldest(keepsUsed: Bool = true) -> Bool {
         let oldest = index.withLock { index in index.order.isEmpty ? nil : index.order.removeFirst() }
         guard let (segment, slot) = oldest else { return false }
         var moved = 0
-        for bucket in used(in: slot) {
+        for bucket in keepsUsed ? used(in: slot) : [] {
             guard let header = segment.header(at: bucket.place.offset) else { continue }
             moved += header.recordSize
             guard moved <= segment.mappedCount / 2, move(bucket, header, from: segment) else { break }

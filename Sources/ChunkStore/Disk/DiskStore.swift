@@ -105,7 +105,7 @@ final class DiskStore: Sendable {
         forget(fingerprint, found.place)
     }
 
-    private func forget(_ fingerprint: UInt64, _ place: RecordPlace) {
+    func forget(_ fingerprint: UInt64, _ place: RecordPlace) {
         index.withLock { index in
             index.remove(fingerprint, place)
             index.counts.damaged += 1

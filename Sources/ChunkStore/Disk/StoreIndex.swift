@@ -115,7 +115,7 @@ struct StoreIndex: ~Copyable {
         return segment
     }
 
-    private func segment(_ slot: SlotID) -> Segment? {
+    func segment(_ slot: SlotID) -> Segment? {
         guard Int(slot.number) < slots.count, slots[Int(slot.number)].generation == slot.generation else { return nil }
         return slots[Int(slot.number)].segment
     }
@@ -177,6 +177,13 @@ struct StoreIndex: ~Copyable {
     func used(in slot: SlotID, buckets range: Range<Int>, _ result: inout [Bucket]) {
         for index in range.clamped(to: 0..<buckets.count)
         where buckets[index].place.isUsed && buckets[index].place.slot == slot {
+            result.append(buckets[index])
+        }
+    }
+
+    /// Adds all records that stand in a range of buckets.
+    func records(buckets range: Range<Int>, _ result: inout [Bucket]) {
+        for index in range.clamped(to: 0..<buckets.count) where buckets[index].place != .none {
             result.append(buckets[index])
         }
     }

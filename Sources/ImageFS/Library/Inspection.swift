@@ -51,7 +51,7 @@ extension Library {
     /// Looks an image and its layers up; opens every layer that can be opened.
     public func inspect(_ reference: ImageReference, platform: Platform) async throws(RegistryError) -> ImageReport {
         let repository = reference.repository
-        let top = try await registry.manifest(repository, reference.manifestName)
+        let top = try await topManifest(reference)
         var chosen = top
         var manifest: ImageManifest?
         switch try document(top, repository) {
@@ -63,7 +63,7 @@ extension Library {
                     "\(reference) has no image for \(platform); it has \(index.platformList)"
                 )
             }
-            chosen = try await registry.manifest(repository, .digest(descriptor.digest))
+            chosen = try await manifestByDigest(repository, descriptor.digest)
             if case .image(let image) = try document(chosen, repository) { manifest = image }
         }
         guard let manifest else { throw RegistryError(.protocolViolation, "\(reference): an index inside of an index") }
@@ -79,6 +79,49 @@ extension Library {
             problem: manifest.reasonNotMountable,
             layers: layers
         )
+    }
+
+    /// The manifest or index that a reference names; by the tag's last known target where the registry is silent.
+    private func topManifest(_ reference: ImageReference) async throws(RegistryError) -> FetchedManifest {
+        let repository = reference.repository
+        guard case .tag(let tag) = reference.manifestName else {
+            guard let digest = reference.digest else {
+                return try await registry.manifest(repository, reference.manifestName)
+            }
+            return try await manifestByDigest(repository, digest)
+        }
+        let known = repositories.tag(repository, tag)
+        if let known, silentHosts.contains(repository.host) {
+            return try await manifestByDigest(repository, known.target)
+        }
+        do throws(RegistryError) {
+            let deadline = known == nil ? nil : options.knownTagDeadline
+            let fetched = try await registry.manifest(repository, .tag(tag), deadline: deadline)
+            contents.write(fetched.bytes, digest: fetched.digest)
+            repositories.addDigest(repository, fetched.digest)
+            return fetched
+        } catch {
+            guard let known, error.kind == .timedOut || error.kind == .unavailable else { throw error }
+            silentHosts.note(repository.host, error)
+            notices.warning(
+                "tag \(repository):\(tag)",
+                "\(repository):\(tag): using the last known digest \(known.target), because: \(error)"
+            )
+            return try await manifestByDigest(repository, known.target)
+        }
+    }
+
+    private func manifestByDigest(
+        _ repository: Repository,
+        _ digest: Digest
+    ) async throws(RegistryError) -> FetchedManifest {
+        if repositories.hasDigest(repository, digest), let bytes = contents.read(digest) {
+            return FetchedManifest(digest: digest, mediaType: nil, bytes: bytes)
+        }
+        let fetched = try await registry.manifest(repository, .digest(digest))
+        contents.write(fetched.bytes, digest: digest)
+        repositories.addDigest(repository, digest)
+        return fetched
     }
 
     private func document(

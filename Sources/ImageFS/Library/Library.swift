@@ -51,10 +51,12 @@ public final class Library: Sendable {
     let bindings = IndexBindings()
     let checkedLayers = Loader<CheckedLayerKey, Layer>()
     let localLayers = Loader<LocalFileIdentity, Layer>()
-    let tagLists = Loader<Repository, TagListing>()
-    let catalogs = Loader<RegistryHost, CatalogListing>()
+    // A listing needs both: the failure of one must not be forgotten before the other has ended.
+    let tagLists = Loader<Repository, TagListing>(failureNanoseconds: 2_000_000_000)
+    let catalogs = Loader<RegistryHost, CatalogListing>(failureNanoseconds: 2_000_000_000)
     let projects = Loader<Int, ProjectListing>()
     let tags: TagTable
+    let silentHosts: SilentHosts
 
     /// Repositories and prefixes seen since the start.
     let seen = Mutex<SeenNames>(SeenNames())
@@ -76,10 +78,12 @@ public final class Library: Sendable {
         repositories = RepositoryStore(directory: state.repositoryDirectory)
         numbers = try NumberTable(path: state.numbersFile)
         notices = Notices(logger)
+        silentHosts = SilentHosts(registry: registry, notices: notices)
         tags = TagTable(
             registry: registry,
             store: repositories,
             notices: notices,
+            silentHosts: silentHosts,
             tagLists: tagLists,
             keep: { [contents, repositories] repository, manifest in
                 contents.write(manifest.bytes, digest: manifest.digest)
@@ -88,6 +92,11 @@ public final class Library: Sendable {
             freshness: options.tagFreshness,
             knownDeadline: options.knownTagDeadline
         )
+    }
+
+    /// Images whose trees are open, and layers that these or layer views opened.
+    public var openCounts: (images: Int, layers: Int) {
+        (images.readyCount, layers.readyCount + localLayers.readyCount)
     }
 
     struct ManifestKey: Hashable, Sendable {

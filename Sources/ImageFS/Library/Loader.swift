@@ -66,6 +66,16 @@ final class Loader<Key: Hashable & Sendable, Value: Sendable>: Sendable {
         }
     }
 
+    /// How many values are kept.
+    var readyCount: Int {
+        slots.withLock { slots in
+            slots.values.reduce(0) { count, slot in
+                if case .ready = slot { return count + 1 }
+                return count
+            }
+        }
+    }
+
     /// Forgets what is known under `key`, unless it is just being loaded.
     func forget(_ key: Key) {
         slots.withLock { slots in

@@ -91,14 +91,18 @@ extension Library {
     func tagList(_ repository: Repository) -> Loaded<TagListing> {
         if let old = tagLists.existing(repository), isOld(old.at) { tagLists.forget(repository) }
         return tagLists.value(repository) { [self] () throws(FSError) in
+            let isKnown = isKnown(repository)
+            if isKnown && silentHosts.contains(repository.host) { throw FSError(errno: ETIMEDOUT) }
             do throws(RegistryError) {
-                let list = try await registry.tags(repository, deadline: listingDeadline(repository.host))
+                let deadline = listingDeadline(repository.host, isKnown: isKnown)
+                let list = try await registry.tags(repository, deadline: deadline)
                 if list != nil { noteRepository(repository) }
                 noteHost(repository.host)
                 noteChildren(list?.children ?? [], of: repository)
                 keepFewTagLists(repository)
                 return TagListing(list: list, at: monotonicNanoseconds())
             } catch {
+                if isKnown { silentHosts.note(repository.host, error) }
                 notices.warning("tags \(repository)", "cannot list the tags of \(repository): \(error)")
                 throw FSError(error)
             }
@@ -109,14 +113,17 @@ extension Library {
     func catalog(_ host: RegistryHost) -> Loaded<CatalogListing> {
         if let old = catalogs.existing(host), isOld(old.at) { catalogs.forget(host) }
         return catalogs.value(host) { [self] () throws(FSError) in
+            let isKnown = !knownChildren(host, "").isEmpty
+            if isKnown && silentHosts.contains(host) { throw FSError(errno: ETIMEDOUT) }
             do throws(RegistryError) {
-                let names = try await registry.catalog(host, deadline: listingDeadline(host))
+                let names = try await registry.catalog(host, deadline: listingDeadline(host, isKnown: isKnown))
                 noteHost(host)
                 for name in names ?? [] {
                     if let repository = Repository(host: host, path: name) { noteRepository(repository) }
                 }
                 return CatalogListing(names: names, at: monotonicNanoseconds())
             } catch {
+                if isKnown { silentHosts.note(host, error) }
                 notices.warning("catalog \(host)", "cannot list the repositories of \(host): \(error)")
                 throw FSError(error)
             }
@@ -124,8 +131,10 @@ extension Library {
     }
 
     /// Seconds that a listing may take: a host that never answered may be a mistyped one, and `ls` of it should not hang.
-    private func listingDeadline(_ host: RegistryHost) -> Double? {
-        seen.withLock { $0.hosts.contains(host) } ? nil : Library.unknownHostDeadline
+    /// Where something is known that can be listed without the registry, it is not waited for any longer than for a tag.
+    private func listingDeadline(_ host: RegistryHost, isKnown: Bool) -> Double? {
+        if isKnown { return options.knownTagDeadline }
+        return seen.withLock { $0.hosts.contains(host) } ? nil : Library.unknownHostDeadline
     }
 
     private static var unknownHostDeadline: Double { 10 }

@@ -238,7 +238,10 @@ extension FileSystem {
         var children = library.knownChildren(repository.host, repository.path)
         let digests = library.repositories.digests(repository)
         var failure: FSError?
-        switch library.tagList(repository) {
+        // Both are asked at once.
+        let tagList = library.tagList(repository)
+        let catalog = repository.host.isGCR ? .ready(CatalogListing.none) : library.catalog(repository.host)
+        switch tagList {
         case .loading(let completion): return .parked(completion)
         case .failed(let error): failure = error
         case .ready(let listing):
@@ -247,7 +250,7 @@ extension FileSystem {
                 children.formUnion(list.children)
             }
         }
-        switch repository.host.isGCR ? .ready(CatalogListing.none) : library.catalog(repository.host) {
+        switch catalog {
         case .loading(let completion): return .parked(completion)
         case .failed(let error): failure = failure ?? error
         case .ready: children.formUnion(library.knownChildren(repository.host, repository.path))

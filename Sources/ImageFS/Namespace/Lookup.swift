@@ -132,7 +132,8 @@ extension FileSystem {
             guard let nested else { return never }
             return entry(node, name, .repository(view, nested), timeout: library.options.tagFreshness)
         }
-        switch library.tags.target(repository, name) {
+        let isKnownPath = { [library] in nested.map { library.isKnown($0) } ?? false }
+        switch library.tags.target(repository, name, isKnownPath: isKnownPath) {
         case .loading(let completion): return .parked(completion)
         case .failed(let error):
             // The registry is away, but what was a directory before is one still.

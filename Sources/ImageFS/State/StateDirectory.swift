@@ -5,8 +5,8 @@ internal import PosixIO
 public struct StateDirectoryError: Error, Sendable, CustomStringConvertible {
     /// What is the matter.
     public enum Kind: Sendable, Equatable {
-        /// Another crfs holds the lock.
-        case inUse
+        /// Another crfs holds the lock; what it said that it does, like `mount` (empty: nothing).
+        case inUse(purpose: String)
         /// Owner, mode or content is not what crfs trusts.
         case refused
         /// A system call failed.
@@ -39,7 +39,9 @@ public final class StateDirectory: Sendable {
     static let layoutVersion = 1
 
     /// Creates or opens the directory and takes its lock.
-    public init(path: String) throws(StateDirectoryError) {
+    ///
+    /// - Parameter purpose: what the process is going to do with it, one word, for those who find it locked.
+    public init(path: String, purpose: String = "") throws(StateDirectoryError) {
         self.path = path
         do throws(SystemError) {
             try makeDirectories(path, mode: 0o700)
@@ -50,7 +52,7 @@ public final class StateDirectory: Sendable {
             )
         }
         try StateDirectory.checkOwner(of: path)
-        lock = try StateDirectory.takeLock(path + "/lock")
+        lock = try StateDirectory.takeLock(path + "/lock", purpose)
         try StateDirectory.checkVersion(path + "/version")
         for name in ["chunks", "layers", "images", "manifests", "repositories", "profiles"] {
             do throws(SystemError) {
@@ -115,7 +117,7 @@ public final class StateDirectory: Sendable {
         }
     }
 
-    private static func takeLock(_ path: String) throws(StateDirectoryError) -> Descriptor {
+    private static func takeLock(_ path: String, _ purpose: String) throws(StateDirectoryError) -> Descriptor {
         let lock: Descriptor
         do throws(SystemError) {
             lock = try Descriptor.open(path, O_RDWR | O_CREAT | O_NOFOLLOW)
@@ -125,14 +127,31 @@ public final class StateDirectory: Sendable {
         guard flock(lock.raw, LOCK_EX | LOCK_NB) == 0 else {
             let code = errno
             if code == EWOULDBLOCK {
-                throw StateDirectoryError(
-                    .inUse,
-                    "another crfs uses the cache directory of \(path); stop it, or choose another with --cache-dir"
-                )
+                throw inUse(path)
             }
             throw StateDirectoryError(.system, "cannot lock \(path): \(describeErrno(code))")
         }
+        note(purpose, in: lock)
         return lock
+    }
+
+    /// Only for the messages of others: who fails to write it holds the lock all the same.
+    private static func note(_ purpose: String, in lock: borrowing Descriptor) {
+        try? lock.truncate(to: 0)
+        try? unsafe lock.write(Array("\(getpid()) \(purpose)\n".utf8).span.bytes, at: 0)
+    }
+
+    private static func inUse(_ path: String) -> StateDirectoryError {
+        let text = (try? readFile(path, limit: 256)).map { String(decoding: $0.array, as: UTF8.self) } ?? ""
+        let fields = text.split(whereSeparator: \.isWhitespace)
+        let purpose = fields.count == 2 ? String(fields[1]) : ""
+        let holder = fields.count == 2 ? "process \(fields[0]), crfs \(purpose)" : "another crfs"
+        let directory = path.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
+        return StateDirectoryError(
+            .inUse(purpose: purpose),
+            "the cache directory \(directory) is in use (\(holder)); wait for it to end, stop it, or choose another with "
+                + "--cache-dir"
+        )
     }
 
     private static func checkVersion(_ path: String) throws(StateDirectoryError) {

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import Glibc
+internal import OCIModel
 internal import PosixIO
 
 /// `crfs cat`
@@ -19,9 +20,20 @@ struct CatCommand: ParsableCommand {
     var paths: [String]
 
     func run() throws {
-        let source = try ImageSource(image)
-        let stack = try Stack(access, sharing: true)
-        let walker = TreeWalker(fileSystem: stack.fileSystem(for: source, access))
+        try runQuery(CatQuery(image: image, paths: paths, platform: access.platform.description), access)
+    }
+}
+
+/// What `crfs cat` does.
+struct CatQuery: ImageQuery {
+    static let request = "cat"
+
+    var image: String
+    var paths: [String]
+    var platform: String
+
+    func run(_ stack: Stack, cancelled: Completion?, _ sink: @escaping OutputSink) throws {
+        let (source, walker) = try open(stack, cancelled: cancelled)
         let root = try walker.root(source)
         for path in paths {
             let node = try walker.find(path, below: root)
@@ -29,7 +41,7 @@ struct CatCommand: ParsableCommand {
                 let reason = node.type == S_IFDIR ? describeErrno(EISDIR) : "no regular file"
                 throw CommandError("\(path): \(reason)")
             }
-            try unsafe walker.read(node, path) { try unsafe writeToStandardOutput($0) }
+            try walker.read(node, path, sink)
         }
     }
 }

@@ -1,7 +1,9 @@
 internal import ArgumentParser
 internal import FoundationEssentials
 internal import ImageFS
+internal import OCIModel
 internal import OCIRegistry
+internal import PosixIO
 
 /// `crfs inspect`
 struct InspectCommand: ParsableCommand {
@@ -20,16 +22,29 @@ struct InspectCommand: ParsableCommand {
     var image: String
 
     func run() throws {
+        try runQuery(InspectQuery(image: image, json: json, platform: access.platform.description), access)
+    }
+}
+
+/// What `crfs inspect` does.
+struct InspectQuery: ImageQuery {
+    static let request = "inspect"
+
+    var image: String
+    var json: Bool
+    var platform: String
+
+    func run(_ stack: Stack, cancelled: Completion?, _ sink: @escaping OutputSink) throws {
+        var output = OutputLines(sink)
         let source = try ImageSource(image)
-        let stack = try Stack(access, sharing: true)
         switch source {
         case .file(let path):
-            let report = runBlocking { await stack.library.inspect(file: path) }
+            let report = runBlocking(cancelled: cancelled) { await stack.library.inspect(file: path) }
             if let problem = report.problem { throw CommandError("\(path): \(problem)") }
-            try json ? printJSON(report) : printText(report)
+            try json ? writeJSON(report, &output) : write(report, &output)
         case .image(let reference):
-            let platform = access.platform
-            let result = runBlocking { () async -> Result<ImageReport, RegistryError> in
+            let platform = try chosenPlatform
+            let result = runBlocking(cancelled: cancelled) { () async -> Result<ImageReport, RegistryError> in
                 do throws(RegistryError) {
                     return .success(try await stack.library.inspect(reference, platform: platform))
                 } catch {
@@ -38,44 +53,44 @@ struct InspectCommand: ParsableCommand {
             }
             switch result {
             case .failure(let error): throw CommandError("\(reference): \(error)")
-            case .success(let report): try json ? printJSON(report) : printText(report)
+            case .success(let report): try json ? writeJSON(report, &output) : write(report, &output)
             }
         }
-    }
-
-    private func printJSON(_ report: some Encodable) throws {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        var output = OutputLines()
-        try output.write(Array(try encoder.encode(report)))
         try output.flush()
     }
 
-    private func printText(_ report: ImageReport) {
-        print("image: \(report.reference)")
-        if report.digest != report.manifestDigest { print("index: \(report.digest)") }
-        print("manifest: \(report.manifestDigest)")
-        print("media-type: \(report.mediaType)")
-        if let problem = report.problem { print("not mountable: \(problem)") }
+    private func write(_ report: ImageReport, _ output: inout OutputLines) throws {
+        try output.write("image: \(report.reference)")
+        if report.digest != report.manifestDigest { try output.write("index: \(report.digest)") }
+        try output.write("manifest: \(report.manifestDigest)")
+        try output.write("media-type: \(report.mediaType)")
+        if let problem = report.problem { try output.write("not mountable: \(problem)") }
         for (number, layer) in report.layers.enumerated() {
-            print("")
-            print("layer \(number): \(layer.digest ?? "")")
-            printText(layer)
+            try output.write("")
+            try output.write("layer \(number): \(layer.digest ?? "")")
+            try write(layer, &output)
         }
     }
 
-    private func printText(_ layer: LayerReport) {
-        if let mediaType = layer.mediaType { print("  media-type: \(mediaType)") }
-        print("  size: \(layer.size)")
-        if let problem = layer.problem { print("  not mountable: \(problem)") }
+    private func write(_ layer: LayerReport, _ output: inout OutputLines) throws {
+        if let mediaType = layer.mediaType { try output.write("  media-type: \(mediaType)") }
+        try output.write("  size: \(layer.size)")
+        if let problem = layer.problem { try output.write("  not mountable: \(problem)") }
         guard let format = layer.format else { return }
-        print("  format: \(format)")
+        try output.write("  format: \(format)")
         if let digest = layer.tocDigest {
-            print("  toc-digest: \(digest)\(layer.isVerified ? " (promised by the manifest)" : "")")
+            try output.write("  toc-digest: \(digest)\(layer.isVerified ? " (promised by the manifest)" : "")")
         }
-        if let size = layer.tocSize { print("  toc-size: \(size)") }
-        if let entries = layer.entries { print("  entries: \(entries)") }
-        if let chunks = layer.chunks { print("  chunks: \(chunks)") }
-        if let size = layer.prefetchSize { print("  prefetch-size: \(size)") }
+        if let size = layer.tocSize { try output.write("  toc-size: \(size)") }
+        if let entries = layer.entries { try output.write("  entries: \(entries)") }
+        if let chunks = layer.chunks { try output.write("  chunks: \(chunks)") }
+        if let size = layer.prefetchSize { try output.write("  prefetch-size: \(size)") }
     }
+}
+
+/// A value as JSON for people and programs: indented, members sorted.
+func writeJSON(_ value: some Encodable, _ output: inout OutputLines) throws {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+    try output.write(Array(try encoder.encode(value)))
 }

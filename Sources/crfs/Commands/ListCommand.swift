@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Glibc
 internal import ImageFS
+internal import OCIModel
 internal import PosixIO
 
 /// `crfs ls`
@@ -26,12 +27,34 @@ struct ListCommand: ParsableCommand {
     var path = "/"
 
     func run() throws {
-        let source = try ImageSource(image)
-        let stack = try Stack(access, sharing: true)
-        let walker = TreeWalker(fileSystem: stack.fileSystem(for: source, access))
+        try runQuery(
+            ListQuery(
+                image: image,
+                path: path,
+                long: long,
+                recursive: recursive,
+                platform: access.platform.description
+            ),
+            access
+        )
+    }
+}
+
+/// What `crfs ls` does.
+struct ListQuery: ImageQuery {
+    static let request = "ls"
+
+    var image: String
+    var path: String
+    var long: Bool
+    var recursive: Bool
+    var platform: String
+
+    func run(_ stack: Stack, cancelled: Completion?, _ sink: @escaping OutputSink) throws {
+        let (source, walker) = try open(stack, cancelled: cancelled)
         let root = try walker.root(source)
         let node = try walker.find(path, below: root)
-        var output = OutputLines()
+        var output = OutputLines(sink)
         if node.type == S_IFDIR {
             try list(node, at: path, walker, &output)
         } else {
@@ -78,14 +101,5 @@ struct ListCommand: ParsableCommand {
             line += Array(" -> ".utf8) + target
         }
         return line
-    }
-}
-
-extension Stack {
-    /// A tree for one command.
-    func fileSystem(for source: ImageSource, _ access: AccessOptions) -> FileSystem {
-        var options = FileSystemOptions(localDirectory: source.localDirectory, readme: "")
-        options.platform = access.platform
-        return FileSystem(library: library, options: options)
     }
 }

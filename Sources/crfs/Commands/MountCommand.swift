@@ -1,5 +1,6 @@
 public import ArgumentParser
 internal import BlobIO
+internal import Control
 public import FuseBridge
 internal import Glibc
 internal import ImageFS
@@ -15,6 +16,10 @@ struct MountCommand: ParsableCommand {
         discussion: """
             Returns once the mount serves, unless --foreground is given. SIGTERM and SIGINT unmount; a second one \
             forces it.
+
+            One process serves all mounts of a cache directory: where one is running already, it serves this mount \
+            point too, and ends with its last one. Options of the process (--verify, --ca-file, --insecure-registry, \
+            --tag-ttl, --deadline, --cache-size, --memory-cache) are then as it has them.
 
             Who may enter the mount can read whatever crfs can pull. On machines of several users narrow it with \
             --mount-mode, --mount-gid and --allow-host.
@@ -94,62 +99,185 @@ struct MountCommand: ParsableCommand {
 
     func run() throws {
         if foreground {
-            try serve { _ in }
-        } else {
-            // Paths are as the caller meant them until here; the daemon stays in the same directory.
-            let log = absolutePath(logFile ?? access.cacheDirectory + "/crfs.log")
-            var report = Optional(try Daemon.start(logFile: log))
-            try serve { reason in report.take()?.send(reason) }
+            // First thing, so that every thread inherits the mask.
+            try claim(ServingSignals(), log: nil) { _ in }
+            return
+        }
+        // Paths are as the caller meant them until here; the daemon stays in the same directory.
+        let log = absolutePath(logFile ?? access.cacheDirectory + "/crfs.log")
+        // Before anything else is done: a Mutex remembers the thread that it was first used on, by a number that a fork
+        // changes.
+        var report = Optional(try Daemon.start(logFile: log))
+        do {
+            try claim(nil, log: log) { reason in report.take()?.send(reason) }
+            // Another process serves it.
+            report.take()?.send("")
+        } catch {
+            report.take()?.send("\(error)")
+            throw error
         }
     }
 
-    /// Serves until the mount is gone. `report` hears an empty string once it serves, or why it does not.
-    private func serve(_ report: (String) -> Void) throws {
-        let signals = ServingSignals()
+    /// Becomes the owner of the cache directory and serves, or has the owner serve.
+    ///
+    /// - Parameters:
+    ///   - signals: in the foreground, what is done at a signal.
+    ///   - log: in the background, where lines go once this process is the owner.
+    ///   - report: hears an empty string once it serves, or why it does not.
+    private func claim(_ signals: ServingSignals?, log: String?, _ report: (String) -> Void) throws {
+        let claim = try CacheClaim(access.cacheDirectory, purpose: "mount", seconds: 10) { channel in
+            try join(channel, signals)
+            return true
+        }
+        switch claim {
+        case .served: return
+        case .unavailable(let reason): throw CommandError(reason)
+        case .owned(let state):
+            if let log { try Daemon.useLog(log) }
+            try serve(state, signals ?? ServingSignals(), report)
+        }
+    }
+
+    /// Owns the cache directory until the last mount is gone. `report` hears an empty string once it serves, or why it
+    /// does not.
+    private func serve(_ state: StateDirectory, _ signals: ServingSignals, _ report: (String) -> Void) throws {
         var access = access
         if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
-        let stack: Stack
-        let session: FuseSession
-        let fileSystem: FileSystem
+        let owner: Owner
         do {
-            stack = try Stack(access, sharing: false)
-            fileSystem = FileSystem(library: stack.library, options: treeOptions())
-            session = try FuseSession(
-                fileSystem: fileSystem,
-                options: fuseOptions(),
-                logger: stack.logger
+            let stack = try Stack(access, state: state, isServing: true)
+            owner = Owner(stack, options: access.processOptions)
+            _ = try owner.serve(
+                FuseMount(fuseOptions()),
+                settings(),
+                fuseOptions(),
+                process: getpid(),
+                isForeground: foreground
             )
-            session.run()
-            guard session.waitUntilServing() else {
-                throw CommandError("the kernel ended the mount of \(mountPoint) before it served")
-            }
         } catch {
             let failure = (error as? CommandError) ?? CommandError("\(error)")
             report(failure.description)
             throw failure
         }
-        stack.logger.notice("serving \(fuseOptions().mountPoint)")
+        let logger = owner.stack.logger
+        let server = listen(owner)
         report("")
-        for reference in prefetching.references {
-            Task { [fileSystem] in await fileSystem.prefetch(reference) }
-        }
-        signals.wait(for: session, stack.logger)
-        runBlocking { [fileSystem] in await fileSystem.finish() }
-        if let summary = prefetchSummary(stack.blobs.prefetchStatistics) { stack.logger.notice("\(summary)") }
-        stack.logger.notice("unmounted \(fuseOptions().mountPoint)")
+        signals.wait(logger, for: { owner.waitUntilUnused() }, unmount: { owner.end() }, abort: { owner.abort() })
+        // Answers that are on their way still go out.
+        server?.drain(seconds: 2)
+        server?.stop()
+        if let summary = prefetchSummary(owner.stack.blobs.prefetchStatistics) { logger.notice("\(summary)") }
     }
 
-    private func treeOptions() -> FileSystemOptions {
-        var options = FileSystemOptions(localDirectory: absolutePath(localDir), readme: Readme.text)
-        options.platform = access.platform
-        options.listedHosts = (listHost + access.insecureRegistry).compactMap { RegistryHost($0) }
-        options.allowedHosts = allowHost
-        options.rootMode = mountMode.bits
-        options.rootGroup = mountGid ?? getegid()
-        options.userXattr = userxattr
-        let cacheBytes = access.cacheSize.bytes > 0 ? access.cacheSize.bytes : access.memoryCache.bytes
-        options.prefetch = prefetching.policy(cacheBytes: cacheBytes)
-        return options
+    /// The mount is worth more than the socket: without one it serves all the same.
+    private func listen(_ owner: Owner) -> ControlServer? {
+        do throws(SystemError) {
+            return try ControlServer(
+                directory: owner.stack.state.path,
+                requests: owner.requests,
+                logger: owner.stack.logger
+            )
+        } catch {
+            owner.stack.logger.warning("no control socket, so other crfs commands cannot use this one: \(error)")
+            return nil
+        }
+    }
+
+    /// Mounts here, and has the owner of the cache directory serve it.
+    private func join(_ channel: ControlChannel, _ signals: ServingSignals?) throws {
+        let owner = try ControlChannel(directory: access.cacheDirectory).owner()
+        let differences = access.differences(from: owner)
+        guard differences.isEmpty else {
+            throw CommandError(
+                "process \(owner.process) owns the cache directory \(access.cacheDirectory) with other options: "
+                    + differences.joined(separator: ", ") + "; leave them out, or choose another with --cache-dir"
+            )
+        }
+        let mount: FuseMount
+        do throws(FuseError) {
+            mount = try FuseMount(fuseOptions())
+        } catch {
+            throw CommandError("\(error)")
+        }
+        do {
+            try handOver(mount, channel, signals)
+        } catch {
+            // Of no use without somebody who serves it.
+            mount.abandon()
+            throw error
+        }
+    }
+
+    private func handOver(_ mount: borrowing FuseMount, _ channel: ControlChannel, _ signals: ServingSignals?) throws {
+        let request = MountRequest(
+            point: mount.mountPoint,
+            device: mount.device,
+            settings: settings(),
+            debug: fuseDebug,
+            readAheadKiB: fuseOptions().readAheadKiB,
+            openMode: open.rawValue,
+            passthrough: passthrough.rawValue,
+            isForeground: foreground
+        )
+        try channel.send("mount", request, descriptor: mount.descriptor.raw)
+        guard let signals else {
+            guard case .result = try channel.receive() else {
+                throw ControlError(.malformed, "the owner of the cache directory did not say that it serves the mount")
+            }
+            return
+        }
+        guard case .progress = try channel.receive() else {
+            throw ControlError(.malformed, "the owner of the cache directory did not say that it serves the mount")
+        }
+        let point = mount.mountPoint
+        let outcome = Monitor<ControlError?>(nil)
+        signals.wait(
+            nil,
+            for: {
+                do throws(ControlError) {
+                    _ = try channel.receive()
+                } catch {
+                    outcome.withLock { $0 = error }
+                }
+            },
+            unmount: { MountCommand.leave(point) },
+            abort: { channel.hangUp() }
+        )
+        if let error = outcome.withLock({ $0 }), isMounted(mount) {
+            throw CommandError("\(point): \(error)")
+        }
+    }
+
+    private func isMounted(_ mount: borrowing FuseMount) -> Bool {
+        (try? MountTable.current().top(at: mount.mountPoint)?.device) == mount.device
+    }
+
+    /// Takes the mount away; one that is in use is detached, and served until its last user goes.
+    private static func leave(_ point: String) {
+        do throws(FuseError) {
+            try unmount(path: point)
+        } catch {
+            guard error.kind == .busy else { return }
+            printError(
+                "crfs: \(point) is in use; detached it: it is served until its last user goes, or a second signal"
+            )
+            try? unmount(path: point, .lazy)
+        }
+    }
+
+    private func settings() -> MountSettings {
+        MountSettings(
+            platform: access.platform.description,
+            localDirectory: absolutePath(localDir),
+            listedHosts: listHost + access.insecureRegistry,
+            allowedHosts: allowHost,
+            rootMode: mountMode.bits,
+            rootGroup: mountGid ?? getegid(),
+            userXattr: userxattr,
+            job: prefetching.key.job ?? "",
+            background: prefetching.background,
+            prefetch: prefetching.prefetch
+        )
     }
 
     private func fuseOptions() -> FuseOptions {

@@ -48,7 +48,7 @@ struct ProfileChoice: ParsableArguments {
         guard let reference = ImageReference(image) else { throw CommandError("\(image) is no image reference") }
         // A manifest that is named by its digest, and has a profile, needs no registry.
         if let digest = reference.digest, store.keys().contains(where: { $0.manifest == digest }) { return digest }
-        let library = try Stack(access, sharing: true).library
+        let library = try Stack.reading(access, purpose: "profile").library
         let platform = access.platform
         let result = runBlocking { () -> Result<Digest, FSError> in
             do throws(FSError) {

@@ -39,7 +39,7 @@ struct WarmCommand: ParsableCommand {
 
     func run() throws {
         let interrupt = Interrupt()
-        let stack = try Stack(access, sharing: false)
+        let stack = try Stack.owning(access, purpose: "warm")
         var failures = 0
         for reference in images.compactMap({ ImageReference($0) }) {
             var request = WarmRequest(reference, platform: access.platform)

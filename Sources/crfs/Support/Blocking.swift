@@ -1,15 +1,19 @@
 internal import PosixIO
 internal import Synchronization
 
-/// Runs async work to its end from a thread that may wait (the main one).
-func runBlocking<T: Sendable>(_ work: @escaping @Sendable () async -> T) -> T {
+/// Runs async work to its end from a thread that may wait.
+///
+/// - Parameter cancelled: its end cancels the work's task.
+func runBlocking<T: Sendable>(cancelled: Completion? = nil, _ work: @escaping @Sendable () async -> T) -> T {
     let box = ResultBox<T>()
     let done = Completion()
-    Task {
+    let task = Task {
         box.set(await work())
         done.finish()
     }
+    let token = cancelled?.whenFinished { task.cancel() }
     done.waitBlocking()
+    if let token { cancelled?.remove(token) }
     guard let value = box.value else { fatalError("finished without a result") }
     return value
 }
@@ -23,10 +27,13 @@ private final class ResultBox<T: Sendable>: Sendable {
 }
 
 extension Completion {
-    /// Blocks the calling thread until it is finished.
-    func waitBlocking() {
+    /// Blocks the calling thread until it is finished, or the other one is.
+    func waitBlocking(or other: Completion? = nil) {
         let isFinished = Monitor(false)
-        whenFinished { isFinished.withLock { $0 = true } }
+        let token = whenFinished { isFinished.withLock { $0 = true } }
+        let otherToken = other?.whenFinished { isFinished.withLock { $0 = true } }
         isFinished.wait { $0 ? () : nil }
+        remove(token)
+        if let otherToken { other?.remove(otherToken) }
     }
 }

@@ -5,7 +5,7 @@ internal import PosixIO
 /// Puts the serving process into the background and waits until it serves or fails.
 ///
 /// fork(2) is called before anything of crfs or of its libraries has started a thread, so the child lacks none. It
-/// writes one line to a pipe: an empty one when it serves, else the reason why it does not.
+/// writes one line to a pipe: an empty one when it serves (or another process does), else the reason why it does not.
 enum Daemon {
     /// The child's end of the pipe.
     struct Report: ~Copyable {
@@ -28,7 +28,6 @@ enum Daemon {
         let reading = Descriptor(owning: ends[0])
         let writing = Descriptor(owning: ends[1])
         for end in ends { _ = crfs_fcntl_int(end, F_SETFD, FD_CLOEXEC) }
-        let log = try openLog(logFile)
         let child = crfs_fork()
         guard child >= 0 else { throw CommandError("cannot start in the background: \(describeErrno(errno))") }
         if child > 0 {
@@ -38,9 +37,18 @@ enum Daemon {
         }
         setsid()
         if let null = try? Descriptor.open("/dev/null") { dup2(null.raw, STDIN_FILENO) }
+        if let null = try? Descriptor.open("/dev/null", O_WRONLY) {
+            dup2(null.raw, STDOUT_FILENO)
+            dup2(null.raw, STDERR_FILENO)
+        }
+        return Report(writing)
+    }
+
+    /// Sends standard output and error to the log; for the owner of the cache directory, which alone writes there.
+    static func useLog(_ path: String) throws {
+        let log = try openLog(path)
         dup2(log.raw, STDOUT_FILENO)
         dup2(log.raw, STDERR_FILENO)
-        return Report(writing)
     }
 
     private static func openLog(_ path: String) throws -> Descriptor {

@@ -2,9 +2,17 @@ internal import CShims
 internal import Glibc
 internal import PosixIO
 
-/// Lines for standard output, written in larger pieces.
+/// Where the bytes of a command's output go.
+typealias OutputSink = (borrowing RawSpan) throws -> Void
+
+/// Lines for an output, written in larger pieces.
 struct OutputLines {
+    private let sink: OutputSink
     private var pending: [UInt8] = []
+
+    init(_ sink: @escaping OutputSink = { try writeToStandardOutput($0) }) {
+        self.sink = sink
+    }
 
     mutating func write(_ line: [UInt8]) throws {
         pending += line
@@ -12,24 +20,31 @@ struct OutputLines {
         if pending.count >= 64 * 1024 { try flush() }
     }
 
+    mutating func write(_ line: String) throws {
+        try write(Array(line.utf8))
+    }
+
     mutating func flush() throws {
-        try unsafe pending.withUnsafeBytes { try unsafe writeToStandardOutput($0) }
+        // SAFETY: a UInt8 is one byte without padding.
+        if !pending.isEmpty { try unsafe sink(pending.span.bytes) }
         pending.removeAll(keepingCapacity: true)
     }
 }
 
 /// Writes all bytes to standard output.
-func writeToStandardOutput(_ bytes: UnsafeRawBufferPointer) throws {
-    guard let base = bytes.baseAddress else { return }
-    var done = 0
-    while done < bytes.count {
-        // SAFETY: `done < bytes.count`, so the range stays inside.
-        let count = unsafe write(STDOUT_FILENO, base + done, bytes.count - done)
-        if count < 0 {
-            if errno == EINTR { continue }
-            throw CommandError("cannot write to standard output: \(describeErrno(errno))")
+func writeToStandardOutput(_ bytes: borrowing RawSpan) throws {
+    try unsafe bytes.withUnsafeBytes { buffer in
+        guard let base = buffer.baseAddress else { return }
+        var done = 0
+        while done < buffer.count {
+            // SAFETY: `done < buffer.count`, so the range stays inside.
+            let count = unsafe write(STDOUT_FILENO, base + done, buffer.count - done)
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw CommandError("cannot write to standard output: \(describeErrno(errno))")
+            }
+            done += count
         }
-        done += count
     }
 }
 

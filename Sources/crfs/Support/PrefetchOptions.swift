@@ -26,17 +26,6 @@ struct PrefetchOptions: ParsableArguments {
             throw ValidationError("--prefetch: \(text) is no image reference.")
         }
     }
-
-    /// For a mount with this bound of its cache, in bytes.
-    func policy(cacheBytes: Int) -> PrefetchPolicy {
-        var policy = PrefetchPolicy(cacheBytes: UInt64(max(0, cacheBytes)))
-        policy.job = key.job ?? ""
-        policy.background = background
-        return policy
-    }
-
-    /// What `--prefetch` names.
-    var references: [ImageReference] { prefetch.compactMap { ImageReference($0) } }
 }
 
 /// `--job`

@@ -17,17 +17,32 @@ final class ProgressLine {
         shownAt = monotonicNanoseconds()
     }
 
+    /// Shows how many chunks are done, if it is time to.
+    func update(chunks done: Int, of total: Int) {
+        guard isDue(monotonicNanoseconds()) else { return }
+        show("\(verb): \(total == 0 ? 100 : done * 100 / total) %, \(done) of \(total) chunks")
+    }
+
+    private func isDue(_ now: UInt64) -> Bool {
+        guard !isQuiet, now - shownAt >= (isTerminal ? 100_000_000 : 10_000_000_000) else { return false }
+        shownAt = now
+        return true
+    }
+
     /// Shows bytes done, rate and time left, if it is time to.
     func update(done: UInt64, total: UInt64) {
         let now = monotonicNanoseconds()
-        guard !isQuiet, now - shownAt >= (isTerminal ? 100_000_000 : 10_000_000_000) else { return }
-        shownAt = now
+        guard isDue(now) else { return }
         let seconds = Double(now - startedAt) / 1e9
         let rate = Double(done) / max(seconds, 0.001)
         let percent = total == 0 ? 100 : min(100, Int(Double(done) / Double(total) * 100))
         let left = rate > 0 && total > done ? Int(Double(total - done) / rate) + 1 : 0
         let text =
             "\(verb): \(percent) %, \(done >> 20) of \(total >> 20) MiB, \(Int(rate) >> 20) MiB/s, \(left) s left"
+        show(text)
+    }
+
+    private func show(_ text: String) {
         if isTerminal {
             hasLine = true
             write("\r\u{1b}[K" + text)

@@ -1,4 +1,3 @@
-internal import FuseBridge
 internal import Glibc
 internal import Logging
 internal import PosixIO
@@ -16,41 +15,37 @@ struct ServingSignals {
         self.set = set
     }
 
-    /// Returns when the mount is gone: unmounted from outside, or by the first signal; a second signal forces it.
-    func wait(for session: FuseSession, _ logger: Logger) {
-        let over = Completion()
+    /// Returns when `over` has come to its end: by itself, or by what the first signal asks for, or a second one.
+    ///
+    /// - Parameters:
+    ///   - over: waits for the end; on a thread of its own.
+    ///   - unmount: for the first signal.
+    ///   - abort: for each further one.
+    func wait(
+        _ logger: Logger?,
+        for over: @escaping @Sendable () -> Void,
+        unmount: () -> Void,
+        abort: () -> Void
+    ) {
+        let end = Completion()
         let main = getpid()
         startThread(named: "unmounted") {
-            session.waitUntilUnmounted()
-            over.finish()
+            over()
+            end.finish()
             // Wakes the thread in sigwait below.
             kill(main, SIGHUP)
         }
         var asked = 0
-        while !over.isFinished {
+        while !end.isFinished {
             var number: CInt = 0
             var set = set
             guard unsafe sigwait(&set, &number) == 0 else { continue }
-            if over.isFinished { break }
+            if end.isFinished { break }
             // A terminal that went away is no reason to unmount.
             if number == SIGHUP { continue }
             asked += 1
-            logger.notice("signal \(number): unmounting\(asked > 1 ? " by force" : "")")
-            if asked > 1 { session.abort() } else { unmount(session, logger) }
-        }
-    }
-
-    /// Takes the mount away. One that is in use is taken out of the tree at once and served until its last user goes.
-    private func unmount(_ session: FuseSession, _ logger: Logger) {
-        do throws(FuseError) {
-            try session.requestUnmount(.plain)
-        } catch {
-            logger.warning("\(error); detached it: crfs ends with its last user, or by a second signal")
-            do throws(FuseError) {
-                try session.requestUnmount(.lazy)
-            } catch {
-                logger.error("\(error)")
-            }
+            logger?.notice("signal \(number): unmounting\(asked > 1 ? " by force" : "")")
+            if asked > 1 { abort() } else { unmount() }
         }
     }
 }

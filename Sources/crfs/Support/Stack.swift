@@ -110,12 +110,40 @@ struct AccessOptions: ParsableArguments {
         }
     }
 
+    /// Options that hold for a whole process, by their names on the command line: mounts that share a process share these.
+    var processOptions: [String: String] {
+        [
+            "verify": verify.rawValue,
+            "ca-file": caFile.map(absolutePath) ?? "",
+            "insecure-registry": Set(insecureRegistry.compactMap { RegistryHost($0)?.name }).sorted()
+                .joined(separator: " "),
+            "tag-ttl": "\(tagTtl)",
+            "deadline": "\(deadline)",
+            "cache-size": cacheSize.description,
+            "memory-cache": memoryCache.description,
+            "hosts-dir": absolutePath(hostsDir),
+        ]
+    }
+
     /// The cache directory: the option, or /var/cache/crfs for root, or the user's.
     var cacheDirectory: String {
-        if let cacheDir { return absolutePath(cacheDir) }
+        CacheDirectory.path(cacheDir)
+    }
+}
+
+/// Where the cache is.
+enum CacheDirectory {
+    /// What the option says, or /var/cache/crfs for root, or the user's.
+    static func path(_ option: String?) -> String {
+        if let option { return absolutePath(option) }
         if geteuid() == 0 { return "/var/cache/crfs" }
         if let base = environment("XDG_CACHE_HOME"), base.hasPrefix("/") { return base + "/crfs" }
         return (environment("HOME") ?? "/tmp") + "/.cache/crfs"
+    }
+
+    /// Whether there is something of that name.
+    static func exists(_ path: String) -> Bool {
+        unsafe access(path, F_OK) == 0
     }
 }
 
@@ -137,22 +165,41 @@ enum IndexMode: String, ExpressibleByArgument, CaseIterable {
 }
 
 /// All parts of a running crfs below the mount, put together in the one place that knows them all.
-struct Stack {
+struct Stack: Sendable {
     let logger: Logger
+    /// The cache directory.
+    let state: StateDirectory
     let library: Library
     let blobs: BlobIO
     let registry: RegistryClient
     /// A cache directory that goes with the process, when another process owns the real one.
     let temporary: TemporaryState?
 
-    /// - Parameter sharing: a command that only reads may go on with a private cache directory while a daemon owns the
-    ///   real one; a mount may not.
-    init(_ options: AccessOptions, sharing: Bool) throws {
+    /// When it was made, by the monotonic clock.
+    let startedAt = monotonicNanoseconds()
+    let cacheBytes: Int
+    /// The bound of all contents, wherever they are kept.
+    let contentBytes: Int
+
+    /// - Parameters:
+    ///   - state: the cache directory, whose lock this process has.
+    ///   - temporary: what `state` stands in, if that goes with the process.
+    ///   - isServing: whether it is for mounts, not for one command.
+    init(
+        _ options: AccessOptions,
+        state: StateDirectory,
+        temporary: TemporaryState? = nil,
+        isServing: Bool = false
+    ) throws {
         crfsConfigureProcess()
-        let level = options.logLevel ?? (sharing ? .warning : .notice)
+        let level = options.logLevel ?? (isServing ? .notice : .warning)
         LoggingSystem.bootstrap { _ in LineLogHandler(level: level) }
         let logger = Logger(label: "crfs")
         self.logger = logger
+        self.state = state
+        self.temporary = temporary
+        cacheBytes = options.cacheSize.bytes
+        contentBytes = options.cacheSize.bytes > 0 ? options.cacheSize.bytes : options.memoryCache.bytes
         var registryOptions = RegistryOptions()
         registryOptions.insecureHosts = Set(options.insecureRegistry.compactMap { RegistryHost($0)?.name })
         registryOptions.caFile = options.caFile.map(absolutePath)
@@ -160,8 +207,6 @@ struct Stack {
         registryOptions.userAgent = Version.userAgent
         registryOptions.hostsDirectory = absolutePath(options.hostsDir)
         registryOptions.credentials = CredentialSources(variable: environment, user: geteuid())
-        let (state, temporary) = try Stack.openState(options, sharing: sharing)
-        self.temporary = temporary
         registry = RegistryClient(transport: HTTPTransport(), options: registryOptions)
         var blobOptions = BlobIOOptions(indexDirectory: state.layerIndexDirectory)
         blobOptions.verify = options.verify
@@ -170,7 +215,7 @@ struct Stack {
         if options.cacheSize.bytes > 0 && temporary == nil {
             blobOptions.chunkDirectory = state.chunkDirectory
             // Only a mount opens files often enough.
-            if !sharing { blobOptions.fileDirectory = state.fileDirectory }
+            if isServing { blobOptions.fileDirectory = state.fileDirectory }
         }
         blobOptions.cacheBytes = options.cacheSize.bytes
         blobs = BlobIO(registry: registry, options: blobOptions)
@@ -203,19 +248,32 @@ struct Stack {
         return max(1, seconds - 5)
     }
 
-    private static func openState(
-        _ options: AccessOptions,
-        sharing: Bool
-    ) throws -> (StateDirectory, TemporaryState?) {
+    /// With the cache directory that the options name, whose lock this process takes.
+    static func owning(_ options: AccessOptions, purpose: String) throws -> Stack {
         do {
-            return (try StateDirectory(path: options.cacheDirectory), nil)
-        } catch {
-            guard sharing && error.kind == .inUse else { throw CommandError(error.reason) }
+            return try Stack(options, state: try StateDirectory(path: options.cacheDirectory, purpose: purpose))
+        } catch let error as StateDirectoryError {
+            throw CommandError(error.reason)
         }
+    }
+
+    /// The same, or with a temporary directory where another process has the lock.
+    static func reading(_ options: AccessOptions, purpose: String) throws -> Stack {
+        do {
+            return try Stack(options, state: try StateDirectory(path: options.cacheDirectory, purpose: purpose))
+        } catch let error as StateDirectoryError {
+            guard case .inUse = error.kind else { throw CommandError(error.reason) }
+            return try withTemporaryState(options)
+        }
+    }
+
+    /// With a cache directory of its own that goes with the process: for a command that cannot have the real one.
+    static func withTemporaryState(_ options: AccessOptions) throws -> Stack {
         let temporary = try TemporaryState()
         do {
-            return (try StateDirectory(path: temporary.path), temporary)
-        } catch {
+            let state = try StateDirectory(path: temporary.path)
+            return try Stack(options, state: state, temporary: temporary)
+        } catch let error as StateDirectoryError {
             throw CommandError(error.reason)
         }
     }

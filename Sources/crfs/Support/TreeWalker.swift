@@ -7,6 +7,8 @@ internal import PosixIO
 /// Walks the tree of a mount without mounting it, so that `ls` and `cat` see exactly what a mount shows.
 struct TreeWalker {
     let fileSystem: FileSystem
+    /// Its end cancels the walk; nil: nothing does.
+    let cancelled: Completion?
 
     /// A node that was found, with its attributes.
     struct Node {
@@ -111,24 +113,29 @@ struct TreeWalker {
     }
 
     /// Hands over a file's content piece by piece.
-    func read(_ file: Node, _ what: String, _ body: (UnsafeRawBufferPointer) throws -> Void) throws {
+    func read(_ file: Node, _ what: String, _ sink: OutputSink) throws {
         var buffer = ReadBuffer()
         var offset: UInt64 = 0
         while offset < file.attributes.size {
             buffer.reset()
             var outcome = fileSystem.read(file.id, handle: 0, offset: offset, count: 1 << 20, into: &buffer)
             while case .parked(let job) = outcome {
-                job.completion.waitBlocking()
+                try wait(job.completion)
                 buffer.reset()
                 outcome = job.resume(into: &buffer)
             }
             if case .failed(let error) = outcome { throw CommandError("\(what): \(describeErrno(error.errno))") }
             guard buffer.byteCount > 0 else { throw CommandError("\(what): ends early, at \(offset) bytes") }
             try unsafe buffer.withSegments { segments in
-                for index in segments.indices { try unsafe body(segments[index]) }
+                for index in segments.indices { try unsafe sink(segments[index].bytes) }
             }
             offset += UInt64(buffer.byteCount)
         }
+    }
+
+    private func wait(_ completion: Completion) throws {
+        completion.waitBlocking(or: cancelled)
+        if cancelled?.isFinished == true { throw CommandError("cancelled") }
     }
 
     /// Waits for an operation of the tree.
@@ -137,7 +144,7 @@ struct TreeWalker {
             switch operation() {
             case .ready(let value): return value
             case .failed(let error): throw CommandError("\(what): \(describeErrno(error.errno))")
-            case .parked(let completion): completion.waitBlocking()
+            case .parked(let completion): try wait(completion)
             }
         }
     }
