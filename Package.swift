@@ -112,7 +112,8 @@ let package = Package(
             dependencies: ["PosixIO", "OCIModel"],
             path: "Tests/TestSupport",
             exclude: [
-                "faultproxy.py", "mklayout.py", "mktars.py", "reader.py", "signingfront.py", "tokenserver.py", "treelist.py",
+                "faultproxy.py", "mklayout.py", "mktars.py", "reader.py", "signingfront.py", "tokenserver.py",
+                "treelist.py",
             ],
             swiftSettings: swiftSettings
         ),

@@ -31,7 +31,7 @@ struct IndexCommand: ParsableCommand {
 
     func run() throws {
         guard let reference = ImageReference(image) else { throw CommandError("\(image) is no image reference") }
-        let stack = try Stack(access, sharing: true)
+        let stack = try Stack.reading(access, purpose: "index")
         let (platform, tag) = (access.platform, bind)
         let result = runBlocking { () async -> Result<PublishedIndex, RegistryError> in
             do throws(RegistryError) {
