@@ -166,6 +166,7 @@ struct MountCommand: ParsableCommand {
         // Answers that are on their way still go out.
         server?.drain(seconds: 2)
         server?.stop()
+        owner.stack.blobs.settle()
         if let summary = prefetchSummary(owner.stack.blobs.prefetchStatistics) { logger.notice("\(summary)") }
     }
 

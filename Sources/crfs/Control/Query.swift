@@ -1,3 +1,4 @@
+internal import BlobIO
 internal import Control
 internal import Glibc
 internal import ImageFS
@@ -64,6 +65,7 @@ func runQuery<Query: ImageQuery>(_ query: Query, _ access: AccessOptions) throws
     case .served: return
     case .owned(let state):
         let stack = try Stack(access, state: state)
+        defer { stack.blobs.settle() }
         try query.run(stack, cancelled: nil) { try writeToStandardOutput($0) }
     case .unavailable:
         try query.run(Stack.withTemporaryState(access), cancelled: nil) { try writeToStandardOutput($0) }
