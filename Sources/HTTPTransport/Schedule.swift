@@ -189,8 +189,7 @@ struct Schedule {
                 transfer.finish(result, on: multi)
                 release(transfer)
             } else {
-                // It failed, or the rival was sooner.
-                transfer.retire(on: multi)
+                transfer.setAside(result, on: multi)
                 release(transfer)
             }
             return
