@@ -226,7 +226,9 @@ extension BlobIO {
     private func work() {
         switch landing.next() {
         case .inflate(let flight, let arrival): land(flight, arrival.bytes, isSecond: arrival.isSecond)
-        case .pack(let flight, let member): pack(flight, member)
+        case .pack(let flight, let member):
+            pack(flight, member)
+            landing.notePacked()
         case nil: break
         }
     }

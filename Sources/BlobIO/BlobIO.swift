@@ -130,6 +130,12 @@ public final class BlobIO: Sendable {
     /// The plain layers that are being streamed now, by digest.
     public var streamingLayers: [StreamingLayer] { plain.register.snapshot }
 
+    /// Waits until what has come is in the store, for at most five seconds: members are packed after their readers were
+    /// answered, and a process that ends before has to fetch them again. What is on its way is not waited for.
+    public func settle() {
+        landing.waitUntilPacked(nanoseconds: 5_000_000_000)
+    }
+
     // MARK: Opening
 
     /// Opens a registry layer: its cached index, or footer and TOC in one range. Single flight per layer; later callers

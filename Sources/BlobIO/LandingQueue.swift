@@ -4,7 +4,7 @@ internal import Synchronization
 /// What the decode threads have to do: members that have come are inflated, those first for which a reader waits; members
 /// that are inflated are packed into the store when nothing else is to be done, or when too many bytes wait for it.
 ///
-/// LOCK ORDER: the queue's, then a flight's.
+/// LOCK ORDER: the queue's, then a flight's; the counts' is a leaf.
 final class LandingQueue: Sendable {
     /// One step of work.
     enum Work {
@@ -49,7 +49,14 @@ final class LandingQueue: Sendable {
     /// twice of it before everything.
     static let mostUnpacked = 8 << 20
 
+    /// How many members have landed, and how many of them were packed.
+    private struct Counts {
+        var landed: UInt64 = 0
+        var packed: UInt64 = 0
+    }
+
     private let state = Mutex(State())
+    private let counts = Monitor(Counts())
 
     /// Adds a flight whose bytes have come; `next` must be called once for each.
     func append(_ flight: Flight, _ arrival: Flight.Arrival) {
@@ -61,10 +68,22 @@ final class LandingQueue: Sendable {
 
     /// Adds a flight that has landed and is to be packed; `next` must be called once for each.
     func append(_ flight: Flight, landed member: DecodedMember) {
+        counts.withLock { $0.landed += 1 }
         state.withLock { state in
             state.landed.append(Landed(flight: flight, member: member))
             state.bytesUnpacked += member.bytes.count
         }
+    }
+
+    /// What `next` gave to pack is packed.
+    func notePacked() {
+        counts.withLock { $0.packed += 1 }
+    }
+
+    /// Waits until what has landed by now is packed, for at most so many nanoseconds.
+    func waitUntilPacked(nanoseconds: UInt64) {
+        let landed = counts.withLock { $0.landed }
+        _ = counts.wait(nanoseconds: nanoseconds) { $0.packed >= landed ? () : nil }
     }
 
     /// A reader waits for the flight now.

@@ -268,6 +268,9 @@ public final class FuseSession: @unchecked Sendable {
 
     // MARK: Passthrough
 
+    /// Whether the kernel reads materialised files of this mount by itself, as far as is known by now.
+    public var hasPassthrough: Bool { options.wantsPassthrough && isPassthroughOn.load(ordering: .relaxed) }
+
     /// Lends a file to the kernel; its number, or nil where it is refused, from then on for all files.
     func lend(_ descriptor: CInt) -> Int32? {
         guard isPassthroughOn.load(ordering: .relaxed) else { return nil }

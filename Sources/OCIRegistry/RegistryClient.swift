@@ -18,8 +18,14 @@ public final class RegistryClient: Sendable {
         exchange = Exchange(wire: Wire(transport: transport, options: options))
     }
 
-    /// What the client has done so far.
-    public var counters: RegistryCounters { wire.counters.snapshot }
+    /// What the client has done so far, and its transport.
+    public var counters: RegistryCounters {
+        var counters = wire.counters.snapshot
+        let transport = wire.transport.statistics
+        counters.hedges = transport.hedges
+        counters.hedgesWon = transport.hedgesWon
+        return counters
+    }
 
     /// The Google Cloud project of this machine; nil elsewhere (`CredentialSources.metadataHost`).
     public func ownProject() async -> String? {

@@ -12,6 +12,10 @@ public struct RegistryCounters: Sendable, Equatable {
     public var retries: UInt64 = 0
     /// Bytes of bodies that were used.
     public var bodyBytes: UInt64 = 0
+    /// Ranges that were asked for a second time, because their answers were later than nearly all before.
+    public var hedges: UInt64 = 0
+    /// Of these, those whose second answer came first.
+    public var hedgesWon: UInt64 = 0
 
     /// All zero.
     public init() {}

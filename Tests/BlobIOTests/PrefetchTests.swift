@@ -223,6 +223,37 @@ import Testing
         bench.blobIO.start(bench.blobIO.prefetchJob(.background, allOf: []))
     }
 
+    /// It ended at once, as if all were there.
+    @Test(arguments: [false, true])
+    func aJobWaitsForWhatIsOnItsWayForOthers(_ fails: Bool) async throws {
+        let small = TestLayer((0..<8).map { .init(name: "f\($0)", content: noise(20_000, seed: UInt64($0))) })
+        let bench = try Bench()
+        let source = ScriptedSource(small.blob)
+        let opened = try await bench.open(small, source)
+        source.forgetRequests()
+        if fails { source.failAlways(.fails(.unavailable)) }
+        source.hold()
+        let first = bench.blobIO.prefetchJob(.background, allOf: [opened])
+        bench.blobIO.start(first)
+        #expect(await eventually { source.requestCount > 0 })
+        first.cancel()
+        let second = bench.blobIO.prefetchJob(.warm, allOf: [opened])
+        let missing = bench.blobIO.missingBytes(second)
+        bench.blobIO.start(second)
+        // Whoever plans has come to its end when another job of it is through.
+        await Prefetcher.pool.run {}
+        await Prefetcher.pool.run {}
+        #expect(!second.completion.isFinished)
+        source.release()
+        await wait(for: second.completion)
+        if fails {
+            #expect(second.failure?.kind == .unavailable)
+        } else {
+            #expect(second.failure == nil)
+            #expect(second.fetched == missing && missing == UInt64(small.tocOffset))
+        }
+    }
+
     @Test func anythingThatIsPrefetchedReadsAsItIs() async throws {
         let seed = UInt64.random(in: 0 ... .max)
         print("seed \(seed)")

@@ -143,8 +143,11 @@ struct FaultTests {
         let alive = try RegistryServer()
         try alive.pushCorpus("stargz-legacy")
         let root = dead.image("corpus/estargz")
-        let cached = "\(root)/etc/hosts"
+        // Of another layer, whose chunks are kept under its own name: reading it brings none of what is read below.
+        try dead.registry.pushCorpus("stargz-legacy")
+        let cached = dead.image("corpus/stargz-legacy/etc/hosts")
         let hosts = try text(of: cached)
+        #expect(try run("ls", ["-lR", "\(root)/usr"], seconds: 60).isSuccess)
         dead.registry.suspend()
         defer { dead.registry.resume() }
 

@@ -48,6 +48,7 @@ struct LookupTests {
                     known = self.path == "/computeMetadata/v1/project/project-id"
                     known = known and self.headers["Metadata-Flavor"] == "Google"
                     self.send_response(200 if known else 404)
+                    self.send_header("Metadata-Flavor", "Google")
                     self.end_headers()
                     if known: self.wfile.write(b"own-project-1")
             http.server.HTTPServer(("127.0.0.1", \(port)), Metadata).serve_forever()

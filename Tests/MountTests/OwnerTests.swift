@@ -114,6 +114,21 @@ struct OwnerTests {
         #expect(try CrfsProgram.run(["umount", point]).isSuccess)
     }
 
+    @Test func ofAListOptionSomeMayBeNamed() throws {
+        let first = try CrfsMount(arguments: ["--index-from", "one.example", "--index-from", "two.example"])
+        let directory = try TemporaryDirectory("second")
+        let point = try directory.makeDirectory("mnt")
+        func mount(_ options: String...) throws -> ProcessResult {
+            try CrfsProgram.run(["mount", "--cache-dir", first.cache] + options + [point])
+        }
+        for options in [["--index-from", "three.example"], ["--index=off"]] {
+            let refused = try CrfsProgram.run(["mount", "--cache-dir", first.cache] + options + [point])
+            #expect(refused.status == .exited(1) && refused.errorText.contains("--index"), "\(refused)")
+        }
+        #expect(try mount("--index-from", "two.example", "--index", "auto").isSuccess)
+        #expect(try CrfsProgram.run(["umount", point]).isSuccess)
+    }
+
     @Test func mountsAtTheSameInstantOnANewDirectoryFindTogether() throws {
         let directory = try TemporaryDirectory("race")
         let cache = directory.file("cache")
@@ -237,8 +252,10 @@ struct OwnerTests {
         _ = try fingerprint(stage.image("corpus/estargz/\(big)"))
         let cache = stage.mount.cache
         let keys = [
-            "cache_directory", "hosts", "images_open", "layers_open", "mounts", "network", "options", "prefetch",
-            "process", "protocol", "reads", "store", "uptime_seconds", "version", "waits",
+            "cache_directory", "hosts", "images_open", "layers_open", "materialised_files", "mounts", "network",
+            "options",
+            "prefetch", "process", "protocol", "reads", "store", "streaming_layers", "uptime_seconds", "version",
+            "waits",
         ]
         #expect(try status(cache, "' '.join(sorted(d))") == keys.joined(separator: " "))
         #expect(try status(cache, "d['images_open'], d['layers_open'], d['protocol']") == "1 3 1")
@@ -253,6 +270,20 @@ struct OwnerTests {
         #expect(
             try status(cache, "d['prefetch']['used_bytes'] + d['prefetch']['unused_bytes'] == d['prefetch']['bytes']")
                 == "True"
+        )
+        #expect(
+            try status(cache, "' '.join(k['name'] for k in d['prefetch']['kinds'])")
+                == "profile landmark warm background"
+        )
+        #expect(try status(cache, "d['network']['hedges'] >= d['network']['hedges_won'] >= 0") == "True")
+        #expect(try status(cache, "d['mounts'][0]['open'], d['mounts'][0]['passthrough']") == "none False")
+        #expect(try status(cache, "d['materialised_files']['limit_bytes'] * 4 == d['store']['limit_bytes']") == "True")
+        #expect(try status(cache, "d['streaming_layers']") == "[]")
+        let names = "' '.join(sorted(d['options']))"
+        #expect(
+            try status(cache, names)
+                == "ca-file cache-size deadline hosts-dir index index-digest index-from insecure-registry memory-cache "
+                + "tag-ttl verify"
         )
         let text = try CrfsProgram.run(["status", "--cache-dir", cache])
         #expect(text.isSuccess && text.text.contains(stage.mount.point), "\(text)")
@@ -371,13 +402,16 @@ struct OwnerTests {
         #expect(stage.mount.stop() == .exited(0))
 
         #expect(
-            try json(cacheCommand("stat", "--json"), "d['content_chunks'] > 0, d.get('limit_bytes')") == "True None"
+            try json(cacheCommand("stat", "--json"), "d['content_chunks'] > 0, d['limit_bytes'] >> 30") == "True 10"
         )
         #expect(
             try json(
                 cacheCommand("verify", "--json"),
                 "d['verified']['damaged_chunks'] + d['verified']['damaged_files']"
             ) == "0"
+        )
+        #expect(
+            try json(cacheCommand("stat", "--json"), "d['profiles']['files'], d['profiles']['bytes'] > 0") == "1 True"
         )
         let segment = try #require(try names(in: "\(cache)/chunks").first)
         let program = """
@@ -392,8 +426,85 @@ struct OwnerTests {
         #expect(
             try json(
                 cacheCommand("stat", "--json"),
-                "d['content_bytes'], d['layer_indexes']['files'], d['manifests']['files']"
-            ) == "0 0 0"
+                "d['content_bytes'], d['layer_indexes']['files'], d['manifests']['files'], d['profiles']['files']"
+            ) == "0 0 0 1"
         )
+        try writeFile("\(cache)/profiles/\(try names(in: "\(cache)/profiles")[0])", "no profile")
+        #expect(try cacheCommand("verify").status == .exited(1))
+        #expect(try json(cacheCommand("stat", "--json"), "d['profiles']['files']") == "0")
+    }
+
+    @Test(arguments: [true, false])
+    func cacheCommandsKnowMaterialisedFiles(_ hasOwner: Bool) throws {
+        let stage = try Stage(arguments: ["--open=daemon"])
+        let cache = stage.mount.cache
+        let file = stage.image("corpus/estargz/\(big)")
+        let expected = try fingerprint(file)
+        func materialised() -> [String] {
+            ((try? names(in: "\(cache)/files")) ?? []).filter { $0.hasSuffix(".note") }.map { String($0.dropLast(5)) }
+        }
+        func heat() {
+            #expect(
+                waitUntil {
+                    _ = try? runChecked("dd", ["if=\(file)", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"])
+                    return !materialised().isEmpty
+                }
+            )
+        }
+        func cacheCommand(_ arguments: String...) throws -> ProcessResult {
+            try CrfsProgram.run(["cache"] + arguments + ["--cache-dir", cache])
+        }
+        heat()
+        #expect(try status(cache, "d['materialised_files']['files']") == "1")
+        if !hasOwner { #expect(stage.mount.stop() == .exited(0)) }
+        let bytes = try FileStatus("\(cache)/files/\(materialised()[0])").size
+        let size = "d['materialised_files']['files'], d['materialised_files']['bytes'] >= \(bytes)"
+        #expect(try json(cacheCommand("stat", "--json"), size) == "1 True")
+        let counts =
+            "d['verified']['materialised_files'], d['verified']['damaged_materialised_files'], d['materialised_files']['files']"
+        #expect(try json(cacheCommand("verify", "--json"), counts) == "1 0 1")
+        // Files go before chunks.
+        let chunks = try json(cacheCommand("stat", "--json"), "d['content_bytes']")
+        #expect(
+            try json(
+                cacheCommand("prune", "--keep", chunks, "--json"),
+                "d['materialised_files']['files'], d['content_bytes'] == \(chunks), d['removed']['bytes'] > 0"
+            ) == "0 True True"
+        )
+        #expect(materialised().isEmpty)
+        guard hasOwner else { return }
+        heat()
+        try unsafe Descriptor.open("\(cache)/files/\(materialised()[0])", O_RDWR).write(
+            [0x55, 0xaa].span.bytes,
+            at: 70_000
+        )
+        let damaged = try cacheCommand("verify")
+        #expect(damaged.status == .exited(1) && damaged.text.contains("1 whole files, 1 damaged"), "\(damaged)")
+        try runChecked("sh", ["-c", "echo 1 > /proc/sys/vm/drop_caches"])
+        #expect(try fingerprint(file) == expected)
+    }
+
+    @Test func aCommandThatReadsLeavesALargerCacheAsItIs() throws {
+        let registry = try RegistryServer()
+        try registry.pushCorpus("estargz")
+        let cache = try TemporaryDirectory("cache")
+        let image = "\(registry.host)/corpus:estargz"
+        let warm = try CrfsProgram.run(["warm", "--cache-dir", cache.path, "--cache-size", "20GiB", image])
+        #expect(warm.isSuccess, "\(warm)")
+        let limit = "d['limit_bytes'] >> 20, d['content_chunks']"
+        func stat() throws -> String {
+            try json(CrfsProgram.run(["cache", "stat", "--json", "--cache-dir", cache.path]), limit)
+        }
+        let before = try stat()
+        #expect(before.hasPrefix("20480 "))
+        // More than the size that is asked for below, with all that is set aside for the present segment.
+        let segments = try names(in: "\(cache.path)/chunks")
+        let allocated = try segments.map { try FileStatus("\(cache.path)/chunks/\($0)").size }.reduce(0, +)
+        #expect(allocated > 16 << 20)
+        let sizes = ["--cache-size", "16MiB"]
+        let read = try CrfsProgram.run(["cat", "--cache-dir", cache.path] + sizes + [image, "/etc/hosts"])
+        #expect(read.text == "127.0.0.1 localhost\n", "\(read)")
+        #expect(try stat() == before)
+        #expect(try names(in: "\(cache.path)/chunks") == segments)
     }
 }

@@ -223,8 +223,9 @@ struct ProfileTests {
         let second = try warm()
         #expect(second.isSuccess && second.text.contains(" 0 bytes fetched, 0 were missing"), "\(second)")
         let mount = try CrfsMount(cache: cache.path, arguments: quiet)
-        // The cache is in use now.
-        #expect(try warm().status == .exited(1))
+        // Its owner is asked now.
+        let beside = try warm()
+        #expect(beside.isSuccess && beside.text.contains(" 0 bytes fetched, 0 were missing"), "\(beside)")
         let image = try byDigest(registry, mount)
         registry.stop()
         try expectTree(mount.path(image), is: "merged", flags: ["--native"] + tocFlags)
@@ -245,6 +246,65 @@ struct ProfileTests {
         let image = try byDigest(registry, mount)
         registry.stop()
         for name in files { _ = try fingerprint(mount.path("\(image)/\(name)")) }
+    }
+
+    @Test func warmingBesideAMountIsDoneByItsProcess() throws {
+        let registry = try server()
+        let mount = try CrfsMount(arguments: quiet)
+        func warm(_ arguments: String...) throws -> ProcessResult {
+            try CrfsProgram.run(["warm", "--cache-dir", mount.cache] + arguments + [reference(registry)])
+        }
+        let other = try warm("--tag-ttl", "99")
+        #expect(other.status == .exited(1) && other.errorText.contains("--tag-ttl is"), "\(other)")
+        let hot = try warm("--hot")
+        #expect(hot.status == .exited(1) && hot.errorText.contains("profile"), "\(hot)")
+        let nothing = try CrfsProgram.run(
+            ["warm", "--cache-dir", mount.cache, "\(registry.host)/corpus:none", reference(registry)]
+        )
+        #expect(nothing.status == .exited(1) && nothing.errorText.contains("1 of 2 images"), "\(nothing)")
+        #expect(nothing.text.contains(reference(registry)) && !nothing.text.contains(" 0 bytes fetched"), "\(nothing)")
+        let again = try warm()
+        #expect(again.isSuccess && again.text.contains(" 0 bytes fetched, 0 were missing"), "\(again)")
+        let image = try byDigest(registry, mount)
+        registry.stop()
+        try expectTree(mount.path(image), is: "merged", flags: ["--native"] + tocFlags)
+        #expect(mount.stop() == .exited(0))
+        #expect(mount.logLines(containing: "prefetched by warm").count == 1)
+    }
+
+    @Test func whoGoesAwayEndsWarmingInTheOwner() throws {
+        let registry = try server()
+        let mount = try CrfsMount(arguments: quiet)
+        try look(mount.path("\(try byDigest(registry, mount))/etc"))
+        registry.suspend()
+        let directory = try TemporaryDirectory("warm")
+        let log = directory.file("log")
+        for signal in [SIGINT, SIGKILL] {
+            let client = try BackgroundProcess(
+                CrfsProgram.path,
+                ["warm", "--cache-dir", mount.cache, reference(registry)],
+                log: log
+            )
+            #expect(client.wait(seconds: 0.5) == nil)
+            client.signal(signal)
+            #expect(client.wait() == (signal == SIGINT ? .exited(1) : .signalled(SIGKILL)))
+        }
+        #expect(try text(of: log).contains("interrupted"))
+        // Nothing of it keeps the owner.
+        registry.resume()
+        #expect(mount.stop() == .exited(0))
+    }
+
+    @Test func aRunningMountWritesDownItsProfileForWhoAsks() throws {
+        let registry = try server()
+        let mount = try CrfsMount(arguments: quiet)
+        let image = try byDigest(registry, mount)
+        for name in files { _ = try fingerprint(mount.path("\(image)/\(name)")) }
+        let shown = try profile(mount.cache, "show", "--files", reference(registry))
+        #expect(Set(shown.text.split(separator: "\n").map(String.init)) == Set(files), "\(shown)")
+        _ = try fingerprint(mount.path("\(image)/usr/share/doc/p5/file5.txt"))
+        let later = try profile(mount.cache, "show", "--files", reference(registry))
+        #expect(later.text.contains("usr/share/doc/p5/file5.txt"), "\(later)")
     }
 
     @Test func aRegistryThatDoesNotAnswerIsAFailureOfWarming() throws {

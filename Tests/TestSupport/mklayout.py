@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Makes an OCI image layout from layer files, so that an image can be pushed byte for byte.
 
-usage: mklayout.py LAYOUT TAG [--platform OS/ARCH] [--media-type TYPE] LAYER…
+usage: mklayout.py LAYOUT TAG [--platform OS/ARCH] [--media-type TYPE] [--diff-id DIGEST] LAYER…
        mklayout.py LAYOUT TAG --index OTHER_TAG…
 
 LAYER is a file, bottom layer first: .tar, or a .tar.gz, eStargz or stargz, or .tar.zst. An eStargz layer (51-byte footer) gets the annotation
 with the digest of its TOC, which is computed here from the blob; a stargz layer (47 bytes) gets none, as its inventors did it. A zstd:chunked
 layer gets the annotations of the containers tools, under both prefixes, computed from its footer. A layer that
 is no gzip file at all is taken as it is (its DiffID is then its own digest). With --index, TAG becomes an image index of images
-that are already in the layout. The same layout can be extended by further calls. Prints the digest of the manifest.
+that are already in the layout. --diff-id is what the configuration claims of every layer, true or not. The same layout can be extended by further calls. Prints the digest of the manifest.
 """
 import argparse
 import gzip
@@ -146,6 +146,7 @@ def main():
     parser.add_argument("layers", nargs="+", metavar="LAYER")
     parser.add_argument("--platform", default="linux/amd64")
     parser.add_argument("--media-type", default=None)
+    parser.add_argument("--diff-id", default=None)
     parser.add_argument("--index", action="store_true")
     options = parser.parse_args()
     layout = Layout(options.layout)
@@ -175,7 +176,7 @@ def main():
                 annotations = chunked_annotations(path)
             more = {"annotations": annotations} if annotations else {}
             layers.append(layout.add_file(path, media_type, **more))
-            diff_ids.append(diff_id)
+            diff_ids.append(options.diff_id or diff_id)
         system, architecture = options.platform.split("/")
         config = {
             "architecture": architecture, "os": system, "config": {},

@@ -199,26 +199,34 @@ extension BlobIO {
         return requests.sorted { $0.rank < $1.rank }.map(\.members)
     }
 
-    /// Sends one request, for those of its members that are neither there nor on their way by now.
+    /// Sends one request, for those of its members that are neither there nor on their way by now. The job waits for the
+    /// latter too, whoever asked for them.
     private func send(_ job: PrefetchJob, _ members: [PrefetchJob.Candidate]) {
         guard let number = members.first?.layer, !job.isFailed(number) else { return }
         let layer = job.layers[number]
         let map = IndexMembers(index: layer.index)
         let items = members.map(\.item).filter { isAbsent(layer, $0.position, $0.range) }
         let kind = job.kind
-        let claimed = flights.withLock { flights -> [Flight] in
-            items.compactMap { item in
+        let (claimed, others) = flights.withLock { flights -> ([Flight], [Flight]) in
+            var others: [Flight] = []
+            let claimed = items.compactMap { item -> Flight? in
                 let key = Flight.Key(layer, item.range.offset)
-                guard flights[key] == nil else { return nil }
+                if let other = flights[key] {
+                    others.append(other)
+                    return nil
+                }
                 let flight = Flight(layer, item.range, ahead: aheadBudget) { [weak self] flight, failure in
                     self?.land(job, number, flight, failure)
                 }
                 flights[key] = flight
                 return flight
             }
+            return (claimed, others)
         }
+        // All of them before the first can land, which may be at once.
+        job.depart(claimed.count + others.count)
+        for flight in others { flight.completion.whenFinished { job.land(number, flight) } }
         guard let first = claimed.first, let last = claimed.last else { return }
-        job.depart(claimed.count)
         prefetcher.depart(claimed.reduce(0) { $0 + $1.range.count }, members: claimed.count)
         counters.flights.add(UInt64(claimed.count), ordering: .relaxed)
         for item in items {

@@ -110,6 +110,14 @@ public final class PrefetchJob: Sendable {
         finishIfOver()
     }
 
+    /// The same for a member that was on its way for somebody else. Until the store has it, its flight is found.
+    func land(_ layer: Int, _ other: Flight) {
+        switch other.state {
+        case .failed(let error): land(layer, other.range.count, error)
+        case .flying, .landed: land(layer, other.range.count, nil)
+        }
+    }
+
     func finishIfOver() {
         let isOver = state.withLock { $0.isExhausted && $0.pending.isEmpty && $0.inFlight == 0 }
         if isOver { completion.finish() }

@@ -94,9 +94,13 @@ extension DiskStore {
 }
 
 extension ChunkStore {
-    /// Removes the oldest contents on disk until they take at most so many bytes.
+    /// Removes contents on disk until they take at most so many bytes: materialised files first, since what they hold can
+    /// be made again of chunks, then chunks; the oldest first.
     public func prune(keeping bytes: Int) {
-        disk?.prune(keeping: max(0, bytes))
+        guard let disk else { return }
+        let chunkBytes = disk.account.named.load(ordering: .relaxed)
+        let left = files?.prune(keeping: max(0, bytes - chunkBytes)) ?? 0
+        disk.prune(keeping: max(0, bytes - left))
     }
 
     /// Reads and checks all contents on disk; what is wrong goes, and is fetched again when it is needed.

@@ -47,17 +47,24 @@ extension FileStore {
     /// Hashes a file that has a key's name: it is good from now on, or it goes.
     func examine(_ key: FileKey) {
         do throws(SystemError) {
-            let file = try Descriptor.open(path(key), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-            let before = FileIdentity(try file.status())
-            let wanted = key.isContent ? key.digest : noteText(key).flatMap { FileNote.digest(in: $0) }
-            guard let wanted, try hash(file) == wanted else { throw SystemError(code: EILSEQ, operation: "read") }
-            let status = try file.status()
-            guard FileIdentity(status) == before else { throw SystemError(code: EAGAIN, operation: "read") }
-            try writeNote(key, wanted, before)
-            settle(key, .good(before), bytes: Int(status.st_blocks) * 512)
+            let (digest, identity, bytes) = try hashed(key)
+            try writeNote(key, digest, identity)
+            settle(key, .good(identity), bytes: bytes)
         } catch {
             remove(key)
         }
+    }
+
+    /// Hashes the file that has a key's name: its digest, what it is, and the bytes that it takes on disk. One that is not
+    /// what the key or its note says throws.
+    func hashed(_ key: FileKey) throws(SystemError) -> (Digest, FileIdentity, bytes: Int) {
+        let file = try Descriptor.open(path(key), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+        let before = FileIdentity(try file.status())
+        let wanted = key.isContent ? key.digest : noteText(key).flatMap { FileNote.digest(in: $0) }
+        guard let wanted, try hash(file) == wanted else { throw SystemError(code: EILSEQ, operation: "read") }
+        let status = try file.status()
+        guard FileIdentity(status) == before else { throw SystemError(code: EAGAIN, operation: "read") }
+        return (wanted, before, Int(status.st_blocks) * 512)
     }
 
     private func hash(_ file: borrowing Descriptor) throws(SystemError) -> Digest {

@@ -56,7 +56,7 @@ public final class FileStore: Sendable {
     let takeRoom: @Sendable (Int) -> Bool
     let state = Mutex(State())
     let seenList: SeenList
-    private let thread = WorkerPool(named: "crfs-files", threads: 1)
+    let thread = WorkerPool(named: "crfs-files", threads: 1)
 
     /// Opens the store in a directory, which is made if it is missing.
     init(

@@ -15,6 +15,11 @@ extension FileSystem {
         }
     }
 
+    /// Writes down what was read until now, for whoever wants to see it.
+    public func saveProfiles() async {
+        await uses?.save()
+    }
+
     /// To be called when the mount is gone: writes the profiles of its images, and ends what is fetched for them.
     public func finish() async {
         await uses?.finish()

@@ -226,6 +226,11 @@ final class ImageUseTable: Sendable {
         }
     }
 
+    /// Saves all profiles now.
+    func save() async {
+        await pool.run { self.saveAll(isOver: false) }
+    }
+
     /// Saves all profiles and ends all uses.
     func finish() async {
         state.withLock { $0.isOver = true }

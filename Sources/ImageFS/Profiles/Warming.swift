@@ -49,7 +49,7 @@ extension Library {
     /// Brings an image, or its hot files, into the chunk store. What is there already is not fetched again, so a call that
     /// broke off goes on where it was.
     ///
-    /// - Parameter progress: called now and then, on any thread of the pool of tasks; false ends the work.
+    /// - Parameter progress: called now and then, on any thread of the pool of tasks, by one at a time; false ends the work.
     public func warm(
         _ request: WarmRequest,
         progress: @escaping @Sendable (WarmProgress) -> Bool
@@ -97,6 +97,8 @@ extension Library {
         }
         await job.completion.wait()
         watch.cancel()
+        // Nobody is told anything by two at once.
+        await watch.value
         report.missing = total
         report.fetched = before + job.fetched
         _ = progress(WarmProgress(done: report.fetched, total: total))

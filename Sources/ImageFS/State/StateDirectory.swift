@@ -75,6 +75,21 @@ public final class StateDirectory: Sendable {
     /// The same of a cache directory that another process may own.
     public static func profileDirectory(of path: String) -> String { path + "/profiles" }
 
+    private var limitFile: String { path + "/limit" }
+
+    /// The bound of the contents that the last process kept to that added to them, in bytes; nil where none has said it.
+    public var contentLimit: Int? {
+        guard let text = try? readFile(limitFile, limit: 64).array else { return nil }
+        guard let bytes = Int(String(decoding: text.dropLast(), as: UTF8.self)), bytes > 0 else { return nil }
+        return bytes
+    }
+
+    /// Notes the bound for those who come after: only they use it, so a failure does no harm here.
+    public func note(contentLimit: Int) {
+        guard contentLimit > 0, contentLimit != self.contentLimit else { return }
+        try? unsafe replaceFile(limitFile, with: Array("\(contentLimit)\n".utf8).span.bytes)
+    }
+
     /// Merged indexes: `sha256-<hex of the list of layers>.idx`.
     var imageIndexDirectory: String { path + "/images" }
     /// Manifests, indexes and configurations by content: `sha256-<hex>`.

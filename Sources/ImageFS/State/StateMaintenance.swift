@@ -26,14 +26,44 @@ public struct FileUsage: Sendable, Equatable, Codable {
 // is whole or not there, and what is mapped stays mapped when its name goes.
 
 extension StateDirectory {
-    /// What layer indexes, merged indexes and manifests (with configurations) take.
-    public func usage() -> (layers: FileUsage, images: FileUsage, manifests: FileUsage) {
-        func usage(_ directory: String) -> FileUsage {
-            var usage = FileUsage()
-            for name in namesInDirectory(directory) { usage.add("\(directory)/\(name)") }
-            return usage
+    /// Kinds of files.
+    public enum FileKind: Sendable {
+        /// Segments of chunks.
+        case segments
+        /// Whole files of images, without the notes beside them.
+        case materialisedFiles
+        /// Indexes of layers, and where plain ones can be read from.
+        case layerIndexes
+        /// Merged indexes.
+        case imageIndexes
+        /// Manifests and configurations.
+        case manifests
+        /// What jobs read of images.
+        case profiles
+    }
+
+    /// What the files of a kind take.
+    public func usage(of kind: FileKind) -> FileUsage {
+        let directory =
+            switch kind {
+            case .segments: chunkDirectory
+            case .materialisedFiles: fileDirectory
+            case .layerIndexes: layerIndexDirectory
+            case .imageIndexes: imageIndexDirectory
+            case .manifests: manifestDirectory
+            case .profiles: profileDirectory
+            }
+        var usage = FileUsage()
+        for name in namesInDirectory(directory) {
+            if case .materialisedFiles = kind, name.hasSuffix(".note") || name == "used" { continue }
+            usage.add("\(directory)/\(name)")
         }
-        return (usage(layerIndexDirectory), usage(imageIndexDirectory), usage(manifestDirectory))
+        return usage
+    }
+
+    /// What chunks and materialised files take on disk together, in bytes.
+    public var contentBytes: Int {
+        Int(clamping: usage(of: .segments).bytes &+ usage(of: .materialisedFiles).bytes)
     }
 
     /// Removes temporary files of processes that are gone. Returns how many there were.
@@ -50,7 +80,8 @@ extension StateDirectory {
                 }
             }
         }
-        for directory in [path, layerIndexDirectory, imageIndexDirectory, manifestDirectory] {
+        // The store of materialised files looks after its own.
+        for directory in [path, layerIndexDirectory, imageIndexDirectory, manifestDirectory, profileDirectory] {
             visit(directory, depth: 0)
         }
         visit(repositoryDirectory, depth: 64)
@@ -58,15 +89,15 @@ extension StateDirectory {
     }
 
     /// Removes indexes, manifests, configurations, and what is remembered of repositories. Numbers stay, so that inode
-    /// numbers do too.
+    /// numbers do too; and profiles, which can be had from nowhere else.
     public func removeMetadata() {
         for directory in [layerIndexDirectory, imageIndexDirectory, manifestDirectory, repositoryDirectory] {
             for name in namesInDirectory(directory) { removeTree("\(directory)/\(name)") }
         }
     }
 
-    /// Checks layer indexes against their checksums, and manifests and configurations against their digests; wrong ones
-    /// go. Merged indexes are checked when an image is opened.
+    /// Checks layer indexes and profiles against their checksums, and manifests and configurations against their digests;
+    /// wrong ones go. Merged indexes are checked when an image is opened.
     ///
     /// - Parameter isCancelled: asked before each file.
     /// - Returns: how many files were looked at, and how many of them were wrong.
@@ -90,6 +121,11 @@ extension StateDirectory {
         }
         let contents = ContentStore(directory: manifestDirectory)
         check(manifestDirectory, suffix: "") { _, digest in contents.read(digest) != nil }
+        let profiles = ProfileStore(directory: profileDirectory)
+        for key in profiles.keys() where !isCancelled() {
+            checked += 1
+            if profiles.read(key) == nil, (try? profiles.remove(key)) == true { damaged += 1 }
+        }
         return (checked, damaged)
     }
 }

@@ -35,7 +35,7 @@ struct CacheStatCommand: ParsableCommand {
 struct CachePruneCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "prune",
-        abstract: "Make room in a cache directory, oldest contents first.",
+        abstract: "Make room in a cache directory: files that are kept whole first, then chunks, the oldest first.",
         discussion: """
             Without options it only removes what crashed processes left and what is above the bound. What open images \
             need of their indexes stays usable; contents that are read again are fetched again.
@@ -45,7 +45,7 @@ struct CachePruneCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Keep at most so many bytes of contents.", valueName: "size"))
     var keep: ByteSize?
 
-    @Flag(help: "Remove all contents, indexes and manifests, and what is known of tags.")
+    @Flag(help: "Remove all contents, indexes and manifests, and what is known of tags; profiles stay.")
     var all = false
 
     @Flag(help: "JSON instead of text.")
@@ -86,9 +86,11 @@ struct CacheVerifyCommand: ParsableCommand {
         }
         line.end()
         try report.print(json: json)
-        if let verified = report.verified, verified.damagedChunks + verified.damagedFiles > 0 {
+        guard let verified = report.verified else { return }
+        let damagedFiles = verified.damagedMaterialisedFiles + verified.damagedFiles
+        if verified.damagedChunks + damagedFiles > 0 {
             throw CommandError(
-                "\(verified.damagedChunks) chunks and \(verified.damagedFiles) files were damaged and have been dropped; "
+                "\(verified.damagedChunks) chunks and \(damagedFiles) files were damaged and have been dropped; "
                     + "if it happens again, look at the disk"
             )
         }
@@ -138,8 +140,10 @@ extension CacheReport {
                 "contents",
                 "\(bytesText(UInt64(max(0, contentBytes))))\(bound), \(contentChunks) chunks in \(segments) segments"
             ),
+            ("files", "\(text(materialisedFiles)) that are kept whole, within the same bound"),
             ("indexes", "\(text(layerIndexes)) of layers, \(text(imageIndexes)) of images"),
             ("manifests", text(manifests)),
+            ("profiles", text(profiles)),
         ]
         if let removed {
             rows.append(("removed", "\(bytesText(removed.bytes)), \(removed.leftoverFiles) leftover files"))
@@ -149,7 +153,8 @@ extension CacheReport {
                 (
                     "checked",
                     "\(verified.chunks) chunks (\(bytesText(verified.bytes))), \(verified.damagedChunks) damaged; "
-                        + "\(verified.files) files, \(verified.damagedFiles) damaged"
+                        + "\(verified.materialisedFiles) whole files, \(verified.damagedMaterialisedFiles) damaged; "
+                        + "\(verified.files) other files, \(verified.damagedFiles) damaged"
                 )
             )
         }

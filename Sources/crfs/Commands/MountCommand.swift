@@ -18,8 +18,9 @@ struct MountCommand: ParsableCommand {
             forces it.
 
             One process serves all mounts of a cache directory: where one is running already, it serves this mount \
-            point too, and ends with its last one. Options of the process (--verify, --ca-file, --insecure-registry, \
-            --tag-ttl, --deadline, --cache-size, --memory-cache) are then as it has them.
+            point too, and ends with its last one. Options of the process (--verify, --ca-file, --hosts-dir, \
+            --insecure-registry, --index, --index-from, --index-digest, --tag-ttl, --deadline, --cache-size, \
+            --memory-cache) are then as it has them.
 
             Who may enter the mount can read whatever crfs can pull. On machines of several users narrow it with \
             --mount-mode, --mount-gid and --allow-host.
@@ -145,7 +146,7 @@ struct MountCommand: ParsableCommand {
         if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
         let owner: Owner
         do {
-            let stack = try Stack(access, state: state, isServing: true)
+            let stack = try Stack(access, state: state, use: .serving)
             owner = Owner(stack, options: access.processOptions)
             _ = try owner.serve(
                 FuseMount(fuseOptions()),
@@ -166,6 +167,7 @@ struct MountCommand: ParsableCommand {
         // Answers that are on their way still go out.
         server?.drain(seconds: 2)
         server?.stop()
+        owner.stack.blobs.settle()
         if let summary = prefetchSummary(owner.stack.blobs.prefetchStatistics) { logger.notice("\(summary)") }
     }
 
@@ -185,14 +187,7 @@ struct MountCommand: ParsableCommand {
 
     /// Mounts here, and has the owner of the cache directory serve it.
     private func join(_ channel: ControlChannel, _ signals: ServingSignals?) throws {
-        let owner = try ControlChannel(directory: access.cacheDirectory).owner()
-        let differences = access.differences(from: owner)
-        guard differences.isEmpty else {
-            throw CommandError(
-                "process \(owner.process) owns the cache directory \(access.cacheDirectory) with other options: "
-                    + differences.joined(separator: ", ") + "; leave them out, or choose another with --cache-dir"
-            )
-        }
+        try access.requireSame(as: ControlChannel(directory: access.cacheDirectory).owner())
         let mount: FuseMount
         do throws(FuseError) {
             mount = try FuseMount(fuseOptions())

@@ -43,6 +43,17 @@ struct ProfileChoice: ParsableArguments {
         ProfileStore.Key(manifest: try manifest(), job: key.job ?? "")
     }
 
+    /// The profile, with what a running mount has read until now.
+    func profile() throws -> Profile {
+        ProfileRequest.save(access.cacheDirectory)
+        let key = try profileKey()
+        do throws(ProfileStoreError) {
+            return try store.load(key)
+        } catch {
+            throw CommandError("\(error)")
+        }
+    }
+
     private func manifest() throws -> Digest {
         if let digest = Digest(image) { return digest }
         guard let reference = ImageReference(image) else { throw CommandError("\(image) is no image reference") }
@@ -81,6 +92,7 @@ struct ProfileListCommand: ParsableCommand {
     @OptionGroup var access: AccessOptions
 
     func run() throws {
+        ProfileRequest.save(access.cacheDirectory)
         let store = ProfileStore(of: access)
         for key in store.keys() {
             let job = key.job.isEmpty ? "-" : key.job
@@ -116,13 +128,7 @@ struct ProfileShowCommand: ParsableCommand {
     var files = false
 
     func run() throws {
-        let key = try choice.profileKey()
-        let profile: Profile
-        do {
-            profile = try choice.store.load(key)
-        } catch {
-            throw CommandError("\(error)")
-        }
+        let profile = try choice.profile()
         var lines = OutputLines()
         func write(_ text: String) throws { try lines.write(Array(text.utf8)) }
         if files {
@@ -177,11 +183,9 @@ struct ProfileExportCommand: ParsableCommand {
     var file: String
 
     func run() throws {
-        do {
-            let profile = try choice.store.load(try choice.profileKey())
+        let profile = try choice.profile()
+        do throws(SystemError) {
             try unsafe replaceFile(absolutePath(file), with: profile.encoded.span.bytes, mode: 0o644)
-        } catch let error as CommandError {
-            throw error
         } catch {
             throw CommandError("\(error)")
         }

@@ -56,6 +56,9 @@ extension StatusReport {
         ]
         for mount in mounts {
             var text = "\(mount.point), since \(utcText(mount.since)) UTC"
+            if mount.openMode == "daemon" {
+                text += mount.passthrough ? ", opens answered, passthrough" : ", opens answered"
+            }
             if mount.isForeground { text += ", in the foreground of process \(mount.process)" }
             if mount.waits.now > 0 { text += ", \(mount.waits.now) requests wait" }
             rows.append(("mount", text))
@@ -81,6 +84,10 @@ extension StatusReport {
                     + "\(network.flightsNow) chunks on their way, \(network.mismatches) were wrong"
             ),
             (
+                "hedges",
+                "\(network.hedges) requests sent again because they were late, \(network.hedgesWon) of them first"
+            ),
+            (
                 "ahead",
                 "\(bytesText(prefetch.bytes)) before anybody asked: \(bytesText(prefetch.usedBytes)) read since, "
                     + "\(bytesText(prefetch.unusedBytes)) not"
@@ -92,6 +99,32 @@ extension StatusReport {
                     + "\(bytesText(UInt64(max(0, store.memoryBytes)))); \(store.evictions) evicted, \(store.damaged) damaged"
             ),
         ]
+        rows += prefetch.kinds.filter { $0.fetchedBytes > 0 }.map { kind in
+            (
+                "prefetch",
+                "\(kind.name): \(bytesText(kind.fetchedBytes)), \(bytesText(kind.readBytes)) read, "
+                    + "\(bytesText(kind.unreadBytes)) unread"
+            )
+        }
+        if materialisedFiles.bytes > 0 {
+            let bound = bytesText(UInt64(materialisedFiles.limitBytes))
+            rows.append(
+                (
+                    "files",
+                    "\(materialisedFiles.files) kept whole, \(bytesText(UInt64(materialisedFiles.bytes))) of \(bound)"
+                )
+            )
+        }
+        for stream in streamingLayers {
+            let left = stream.secondsLeft.map { ", \(durationText($0)) left" } ?? ""
+            rows.append(
+                (
+                    "stream",
+                    "\(stream.layer) of \(stream.place), \(bytesText(stream.bytes)) of \(bytesText(stream.sizeBytes)), "
+                        + "\(bytesText(stream.rate))/s\(left)"
+                )
+            )
+        }
         for host in hosts {
             rows.append(
                 ("host", "\(host.name), round trip \(decimal(host.roundTrip)) ms, \(bytesText(host.rate))/s")

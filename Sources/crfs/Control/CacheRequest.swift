@@ -14,14 +14,17 @@ struct CacheParts: Sendable {
 }
 
 extension CacheParts {
-    /// A cache directory that nobody uses, with all that is in it: which bound its users give it is not known here.
+    /// A cache directory that nobody uses, with all that is in it, whatever bound its users give it.
     init(unboundedIn state: StateDirectory) {
         self.init(
             state: state,
-            chunks: ChunkStore(directory: state.chunkDirectory, capacity: 1 << 50, memory: 0) {
-                printError("crfs: \($0)")
-            },
-            limit: nil
+            chunks: ChunkStore(
+                directory: state.chunkDirectory,
+                fileDirectory: state.fileDirectory,
+                capacity: 1 << 50,
+                memory: 0
+            ) { printError("crfs: \($0)") },
+            limit: state.contentLimit
         )
     }
 }
@@ -70,6 +73,7 @@ struct CacheRequest: Codable, Sendable {
                 }
                 return cancelled?.isFinished != true
             }
+            let materialised = parts.chunks.verifyFiles { cancelled?.isFinished == true }
             let files = parts.state.verifyMetadata { cancelled?.isFinished == true }
             if cancelled?.isFinished == true { throw CommandError("cancelled") }
             var report = CacheReport(parts)
@@ -77,6 +81,8 @@ struct CacheRequest: Codable, Sendable {
                 chunks: found.checked,
                 bytes: found.bytes,
                 damagedChunks: found.damaged,
+                materialisedFiles: materialised.checked,
+                damagedMaterialisedFiles: materialised.damaged,
                 files: files.checked,
                 damagedFiles: files.damaged
             )
@@ -107,12 +113,17 @@ struct CacheReport: Codable {
         var chunks: Int
         var bytes: UInt64
         var damagedChunks: Int
+        var materialisedFiles: Int
+        var damagedMaterialisedFiles: Int
+        /// Indexes, manifests, configurations and profiles.
         var files: Int
         var damagedFiles: Int
 
         enum CodingKeys: String, CodingKey {
             case chunks, bytes, files
             case damagedChunks = "damaged_chunks"
+            case materialisedFiles = "materialised_files"
+            case damagedMaterialisedFiles = "damaged_materialised_files"
             case damagedFiles = "damaged_files"
         }
     }
@@ -123,38 +134,43 @@ struct CacheReport: Codable {
     var contentChunks: Int
     var segments: Int
     var memoryBytes: Int
+    var materialisedFiles: FileUsage
     var layerIndexes: FileUsage
     var imageIndexes: FileUsage
     var manifests: FileUsage
+    var profiles: FileUsage
     var removed: Removed?
     var verified: Verified?
 
     enum CodingKeys: String, CodingKey {
-        case directory, segments, manifests, removed, verified
+        case directory, segments, manifests, profiles, removed, verified
         case limitBytes = "limit_bytes"
         case contentBytes = "content_bytes"
         case contentChunks = "content_chunks"
         case memoryBytes = "memory_bytes"
+        case materialisedFiles = "materialised_files"
         case layerIndexes = "layer_indexes"
         case imageIndexes = "image_indexes"
     }
 
     init(_ parts: CacheParts) {
         let chunks = parts.chunks.statistics
-        let files = parts.state.usage()
         directory = parts.state.path
         limitBytes = parts.limit
-        contentBytes = chunks.diskBytes
+        contentBytes = max(0, chunks.diskBytes - parts.chunks.fileBytes)
         contentChunks = chunks.chunks
         segments = chunks.segments
         memoryBytes = chunks.bytes - chunks.diskBytes
-        layerIndexes = files.layers
-        imageIndexes = files.images
-        manifests = files.manifests
+        materialisedFiles = parts.state.usage(of: .materialisedFiles)
+        layerIndexes = parts.state.usage(of: .layerIndexes)
+        imageIndexes = parts.state.usage(of: .imageIndexes)
+        manifests = parts.state.usage(of: .manifests)
+        profiles = parts.state.usage(of: .profiles)
     }
 
     /// All that is on disk.
     var totalBytes: UInt64 {
-        UInt64(max(0, contentBytes)) + layerIndexes.bytes + imageIndexes.bytes + manifests.bytes
+        UInt64(contentBytes) + materialisedFiles.bytes + layerIndexes.bytes + imageIndexes.bytes + manifests.bytes
+            + profiles.bytes
     }
 }

@@ -16,6 +16,7 @@ final class Owner: Sendable {
     struct Mount: Sendable {
         let number: Int
         let session: FuseSession
+        let fileSystem: FileSystem
         /// The process that asked for it; its own for the first one.
         let process: Int32
         let isForeground: Bool
@@ -76,6 +77,7 @@ final class Owner: Sendable {
             let mount = Mount(
                 number: state.lastNumber,
                 session: session,
+                fileSystem: fileSystem,
                 process: process,
                 isForeground: isForeground,
                 since: wallClockSeconds(),
@@ -85,7 +87,7 @@ final class Owner: Sendable {
             return (mount, state.isEnding)
         }
         stack.logger.notice("serving \(session.options.mountPoint)")
-        startThread(named: "mount-\(added.number)") { self.watch(added, fileSystem) }
+        startThread(named: "mount-\(added.number)") { self.watch(added) }
         for reference in settings.prefetch.compactMap({ ImageReference($0) }) {
             Task { await fileSystem.prefetch(reference) }
         }
@@ -93,10 +95,10 @@ final class Owner: Sendable {
         return added
     }
 
-    private func watch(_ mount: Mount, _ fileSystem: FileSystem) {
+    private func watch(_ mount: Mount) {
         mount.session.waitUntilUnmounted()
         // Writes down what was read.
-        runBlocking { await fileSystem.finish() }
+        runBlocking { await mount.fileSystem.finish() }
         stack.logger.notice("unmounted \(mount.session.options.mountPoint)")
         state.withLock { $0.mounts.removeAll { $0.number == mount.number } }
         mount.end.finish()
@@ -170,6 +172,17 @@ final class Owner: Sendable {
                 try self.whileOwning { () throws -> CacheReport in
                     try request.run(self.stack.cacheParts, cancelled: call.cancelled) { try? call.progress($0) }
                 }
+            },
+            ControlRequest("warm", WarmQuery.self) { query, call in
+                try self.whileOwning { () throws -> WarmAnswer in
+                    try query.run(self.stack, cancelled: call.cancelled) { try call.progress($0) }
+                }
+            },
+            ControlRequest("profile", ProfileRequest.self) { request, _ in
+                switch request.action {
+                case .save: try self.whileOwning { self.saveProfiles() }
+                }
+                return NoValue()
             },
             query(CatQuery.self), query(ListQuery.self), query(InspectQuery.self),
         ]

@@ -1,3 +1,4 @@
+internal import BlobIO
 internal import Control
 internal import Glibc
 internal import ImageFS
@@ -64,6 +65,7 @@ func runQuery<Query: ImageQuery>(_ query: Query, _ access: AccessOptions) throws
     case .served: return
     case .owned(let state):
         let stack = try Stack(access, state: state)
+        defer { stack.blobs.settle() }
         try query.run(stack, cancelled: nil) { try writeToStandardOutput($0) }
     case .unavailable:
         try query.run(Stack.withTemporaryState(access), cancelled: nil) { try writeToStandardOutput($0) }
@@ -145,12 +147,26 @@ extension ControlChannel {
 }
 
 extension AccessOptions {
+    /// Process options whose values are lists: the command line may name some of what the owner has.
+    private static let listOptions: Set<String> = ["insecure-registry", "index-from", "index-digest"]
+
+    /// Refuses what the owner of the cache directory cannot do, because it has other options.
+    func requireSame(as owner: OwnerInfo) throws {
+        let differences = differences(from: owner)
+        guard differences.isEmpty else {
+            throw CommandError(
+                "process \(owner.process) owns the cache directory \(cacheDirectory) with other options: "
+                    + differences.joined(separator: ", ") + "; leave them out, or choose another with --cache-dir"
+            )
+        }
+    }
+
     /// Options of the command line that the owner has other values for, in words. What the command line leaves out is as
     /// the owner has it.
     func differences(from owner: OwnerInfo, given: Set<String> = GivenOptions.names) -> [String] {
         processOptions.sorted { $0.key < $1.key }.compactMap { name, value in
             guard given.contains(name), let other = owner.options[name], other != value else { return nil }
-            if name == "insecure-registry" {
+            if AccessOptions.listOptions.contains(name) {
                 let known = Set(other.split(separator: " "))
                 if value.split(separator: " ").allSatisfy({ known.contains($0) }) { return nil }
             }

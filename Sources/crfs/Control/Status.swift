@@ -16,10 +16,15 @@ struct StatusReport: Codable {
         var isForeground: Bool
         /// Seconds since 1970.
         var since: Int64
+        /// Who answers opens: `none` (the kernel) or `daemon`.
+        var openMode: String
+        /// Whether the kernel reads materialised files by itself.
+        var passthrough: Bool
         var waits: Waits
 
         enum CodingKeys: String, CodingKey {
-            case point, process, waits
+            case point, process, passthrough, waits
+            case openMode = "open"
             case isForeground = "foreground"
             case since = "since_unix_seconds"
         }
@@ -87,9 +92,12 @@ struct StatusReport: Codable {
         var flights: UInt64
         var flightsNow: Int
         var mismatches: UInt64
+        var hedges: UInt64
+        var hedgesWon: UInt64
 
         enum CodingKeys: String, CodingKey {
-            case requests, redirects, retries, flights, mismatches
+            case requests, redirects, retries, flights, mismatches, hedges
+            case hedgesWon = "hedges_won"
             case tokenRequests = "token_requests"
             case bodyBytes = "body_bytes"
             case contentRequests = "content_requests"
@@ -102,12 +110,28 @@ struct StatusReport: Codable {
 
     /// Compressed bytes that came before somebody asked for them.
     struct Ahead: Codable {
+        /// What came for one reason.
+        struct Kind: Codable {
+            var name: String
+            var fetchedBytes: UInt64
+            var readBytes: UInt64
+            var unreadBytes: UInt64
+
+            enum CodingKeys: String, CodingKey {
+                case name
+                case fetchedBytes = "fetched_bytes"
+                case readBytes = "read_bytes"
+                case unreadBytes = "unread_bytes"
+            }
+        }
+
         var bytes: UInt64
         var usedBytes: UInt64
         var unusedBytes: UInt64
+        var kinds: [Kind]
 
         enum CodingKeys: String, CodingKey {
-            case bytes
+            case bytes, kinds
             case usedBytes = "used_bytes"
             case unusedBytes = "unused_bytes"
         }
@@ -130,6 +154,39 @@ struct StatusReport: Codable {
             case diskBytes = "disk_bytes"
             case memoryBytes = "memory_bytes"
             case limitBytes = "limit_bytes"
+        }
+    }
+
+    /// Files of images that are kept whole on disk, for the kernel to read.
+    struct Files: Codable {
+        var files: Int
+        var bytes: Int
+        var limitBytes: Int
+
+        enum CodingKeys: String, CodingKey {
+            case files, bytes
+            case limitBytes = "limit_bytes"
+        }
+    }
+
+    /// A plain layer that is being read from its begin to its end.
+    struct Stream: Codable {
+        var layer: String
+        var place: String
+        var bytes: UInt64
+        var sizeBytes: UInt64
+        var entries: UInt64
+        var rate: UInt64
+        var seconds: Double
+        var secondsLeft: Double?
+        var isProof: Bool
+
+        enum CodingKeys: String, CodingKey {
+            case layer, place, bytes, entries, seconds
+            case sizeBytes = "size_bytes"
+            case rate = "bytes_per_second"
+            case secondsLeft = "seconds_left"
+            case isProof = "proof"
         }
     }
 
@@ -160,12 +217,16 @@ struct StatusReport: Codable {
     var network: Network
     var prefetch: Ahead
     var store: Store
+    var materialisedFiles: Files
+    var streamingLayers: [Stream]
     var hosts: [Host]
 
     enum CodingKeys: String, CodingKey {
         case version, `protocol`, process, options, mounts, reads, waits, network, prefetch, store, hosts
         case uptime = "uptime_seconds"
         case cacheDirectory = "cache_directory"
+        case materialisedFiles = "materialised_files"
+        case streamingLayers = "streaming_layers"
         case imagesOpen = "images_open"
         case layersOpen = "layers_open"
     }
@@ -192,6 +253,8 @@ extension Owner {
                     process: mount.process,
                     isForeground: mount.isForeground,
                     since: mount.since,
+                    openMode: mount.session.options.openMode.rawValue,
+                    passthrough: mount.session.hasPassthrough,
                     waits: StatusReport.Waits(mount.session.waits)
                 )
             },
@@ -205,8 +268,10 @@ extension Owner {
             ),
             waits: StatusReport.Waits(waits),
             network: network(blobs),
-            prefetch: StatusReport.Ahead(blobs),
+            prefetch: StatusReport.Ahead(blobs, stack.blobs.prefetchStatistics),
             store: StatusReport.Store(blobs, limit: stack.cacheBytes),
+            materialisedFiles: StatusReport.Files(stack.blobs.chunkStore.files),
+            streamingLayers: stack.blobs.streamingLayers.map { StatusReport.Stream($0) },
             hosts: stack.registry.knownLinks.sorted { $0.key < $1.key }.map { name, link in
                 StatusReport.Host(name: name, roundTrip: Double(link.roundTrip) / 1e6, rate: link.bytesPerSecond)
             }
@@ -227,16 +292,50 @@ extension Owner {
             inflatedBytes: blobs.bytesInflated,
             flights: blobs.flights,
             flightsNow: blobs.flightsNow,
-            mismatches: blobs.mismatches
+            mismatches: blobs.mismatches,
+            hedges: registry.hedges,
+            hedgesWon: registry.hedgesWon
         )
     }
 }
 
 extension StatusReport.Ahead {
-    fileprivate init(_ blobs: BlobIOStatistics) {
+    fileprivate init(_ blobs: BlobIOStatistics, _ figures: [PrefetchFigures]) {
         bytes = blobs.bytesWidened + blobs.bytesAhead
         usedBytes = min(bytes, blobs.bytesAheadRead)
         unusedBytes = bytes - usedBytes
+        kinds = figures.map { figure in
+            let read = min(figure.read, figure.fetched)
+            return Kind(
+                name: figure.kind.name,
+                fetchedBytes: figure.fetched,
+                readBytes: read,
+                unreadBytes: figure.fetched - read
+            )
+        }
+    }
+}
+
+extension StatusReport.Files {
+    fileprivate init(_ store: FileStore?) {
+        let now = store?.statistics
+        files = now?.files ?? 0
+        bytes = now?.bytes ?? 0
+        limitBytes = store?.limit ?? 0
+    }
+}
+
+extension StatusReport.Stream {
+    fileprivate init(_ stream: StreamingLayer) {
+        layer = "\(stream.digest)"
+        place = stream.place
+        bytes = stream.bytes
+        sizeBytes = stream.size
+        entries = stream.entries
+        rate = stream.bytesPerSecond
+        seconds = stream.seconds
+        secondsLeft = stream.secondsLeft
+        isProof = stream.isProof
     }
 }
 

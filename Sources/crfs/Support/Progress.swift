@@ -65,7 +65,9 @@ final class ProgressLine {
 
 /// SIGINT and SIGTERM as a question instead of the end, so that work can take its temporary files with it.
 final class Interrupt: Sendable {
-    private let requested = Atomic(false)
+    /// Finished when somebody wants this to end.
+    let requested = Completion()
+    private let isFirst = Atomic(true)
 
     init() {
         var set = sigset_t()
@@ -79,11 +81,12 @@ final class Interrupt: Sendable {
                 var number: CInt = 0
                 guard unsafe sigwait(&set, &number) == 0 else { continue }
                 // The second one ends the process as it would have without us.
-                if requested.exchange(true, ordering: .relaxed) { _exit(128 + number) }
+                guard isFirst.exchange(false, ordering: .relaxed) else { _exit(128 + number) }
+                requested.finish()
             }
         }
     }
 
     /// Whether somebody wants this to end.
-    var isRequested: Bool { requested.load(ordering: .relaxed) }
+    var isRequested: Bool { requested.isFinished }
 }

@@ -122,6 +122,9 @@ struct AccessOptions: ParsableArguments {
             "cache-size": cacheSize.description,
             "memory-cache": memoryCache.description,
             "hosts-dir": absolutePath(hostsDir),
+            "index": index.rawValue,
+            "index-from": Set(indexFrom).sorted().joined(separator: " "),
+            "index-digest": Set(indexDigest).sorted().joined(separator: " "),
         ]
     }
 
@@ -164,6 +167,16 @@ enum IndexMode: String, ExpressibleByArgument, CaseIterable {
     case auto, off
 }
 
+/// What a process does with the cache directory that it owns.
+enum StackUse {
+    /// Serves mounts: what they read is kept up to --cache-size.
+    case serving
+    /// Fetches contents for later, up to --cache-size or, where that is not given, the bound that was kept to before.
+    case filling
+    /// Reads for one command. That makes nothing go that others put there: what is above its --cache-size stays.
+    case reading
+}
+
 /// All parts of a running crfs below the mount, put together in the one place that knows them all.
 struct Stack: Sendable {
     let logger: Logger
@@ -177,6 +190,7 @@ struct Stack: Sendable {
 
     /// When it was made, by the monotonic clock.
     let startedAt = monotonicNanoseconds()
+    /// The bound of the contents on disk; 0: none are kept there.
     let cacheBytes: Int
     /// The bound of all contents, wherever they are kept.
     let contentBytes: Int
@@ -184,22 +198,22 @@ struct Stack: Sendable {
     /// - Parameters:
     ///   - state: the cache directory, whose lock this process has.
     ///   - temporary: what `state` stands in, if that goes with the process.
-    ///   - isServing: whether it is for mounts, not for one command.
+    ///   - use: what it is for.
     init(
         _ options: AccessOptions,
         state: StateDirectory,
         temporary: TemporaryState? = nil,
-        isServing: Bool = false
+        use: StackUse = .reading
     ) throws {
         crfsConfigureProcess()
-        let level = options.logLevel ?? (isServing ? .notice : .warning)
+        let level = options.logLevel ?? (use == .serving ? .notice : .warning)
         LoggingSystem.bootstrap { _ in LineLogHandler(level: level) }
         let logger = Logger(label: "crfs")
         self.logger = logger
         self.state = state
         self.temporary = temporary
-        cacheBytes = options.cacheSize.bytes
-        contentBytes = options.cacheSize.bytes > 0 ? options.cacheSize.bytes : options.memoryCache.bytes
+        cacheBytes = options.contentLimit(in: state, use)
+        contentBytes = cacheBytes > 0 ? cacheBytes : options.memoryCache.bytes
         var registryOptions = RegistryOptions()
         registryOptions.insecureHosts = Set(options.insecureRegistry.compactMap { RegistryHost($0)?.name })
         registryOptions.caFile = options.caFile.map(absolutePath)
@@ -212,12 +226,13 @@ struct Stack: Sendable {
         blobOptions.verify = options.verify
         blobOptions.memoryCacheBytes = options.memoryCache.bytes
         // What a private directory would keep is of no use to the next command.
-        if options.cacheSize.bytes > 0 && temporary == nil {
+        blobOptions.cacheBytes = cacheBytes
+        if cacheBytes > 0 && temporary == nil {
             blobOptions.chunkDirectory = state.chunkDirectory
-            // Only a mount opens files often enough.
-            if isServing { blobOptions.fileDirectory = state.fileDirectory }
+            // They count in the bound, whoever reads them.
+            blobOptions.fileDirectory = state.fileDirectory
+            if use != .reading { state.note(contentLimit: cacheBytes) }
         }
-        blobOptions.cacheBytes = options.cacheSize.bytes
         blobs = BlobIO(registry: registry, options: blobOptions)
         var libraryOptions = LibraryOptions()
         libraryOptions.indexTrust.isOn = options.index == .auto
@@ -248,16 +263,7 @@ struct Stack: Sendable {
         return max(1, seconds - 5)
     }
 
-    /// With the cache directory that the options name, whose lock this process takes.
-    static func owning(_ options: AccessOptions, purpose: String) throws -> Stack {
-        do {
-            return try Stack(options, state: try StateDirectory(path: options.cacheDirectory, purpose: purpose))
-        } catch let error as StateDirectoryError {
-            throw CommandError(error.reason)
-        }
-    }
-
-    /// The same, or with a temporary directory where another process has the lock.
+    /// With the cache directory that the options name, whose lock this process takes, or with a temporary directory where another process has the lock.
     static func reading(_ options: AccessOptions, purpose: String) throws -> Stack {
         do {
             return try Stack(options, state: try StateDirectory(path: options.cacheDirectory, purpose: purpose))
@@ -275,6 +281,20 @@ struct Stack: Sendable {
             return try Stack(options, state: state, temporary: temporary)
         } catch let error as StateDirectoryError {
             throw CommandError(error.reason)
+        }
+    }
+}
+
+extension AccessOptions {
+    /// The bound of the contents in a cache directory, in bytes; 0: none are kept there.
+    fileprivate func contentLimit(in state: StateDirectory, _ use: StackUse) -> Int {
+        let asked = cacheSize.bytes
+        guard asked > 0 else { return 0 }
+        let kept = state.contentLimit
+        switch use {
+        case .serving: return asked
+        case .filling: return GivenOptions.names.contains("cache-size") ? asked : kept ?? asked
+        case .reading: return max(asked, kept ?? state.contentBytes)
         }
     }
 }
