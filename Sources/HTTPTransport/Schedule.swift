@@ -189,8 +189,7 @@ struct Schedule {
                 transfer.finish(result, on: multi)
                 release(transfer)
             } else {
-                // It failed, or the rival was sooner.
-                transfer.retire(on: multi)
+                transfer.setAside(result, on: multi)
                 release(transfer)
             }
             return
@@ -212,20 +211,18 @@ struct Schedule {
     private mutating func part(_ transfer: Transfer, from rival: Transfer, on multi: borrowing MultiHandle) {
         let first = transfer.isHedge ? rival : transfer
         let hedge = transfer.isHedge ? transfer : rival
-        if transfer.isHedge {
-            // The request ends with its hedge where that answered, or where nothing else is left.
-            if hedge.hasClaimed || first.key == nil {
-                if hedge.hasClaimed { counters.hedgesWon.add(1, ordering: .relaxed) }
-                retire(first, on: multi)
-                first.adopt(hedge, on: multi)
-            }
-        } else {
+        if !transfer.isHedge {
             if let key = hedge.key {
                 active.removeValue(forKey: key)
                 hedge.abandon(on: multi)
                 release(hedge)
             }
+        } else if hedge.hasClaimed {
+            counters.hedgesWon.add(1, ordering: .relaxed)
+            retire(first, on: multi)
         }
+        // Nothing else is left that could end the request: it ends as its hedge did.
+        if first.phase == .active, first.key == nil { first.adopt(hedge, on: multi) }
         end(race: first)
     }
 

@@ -25,8 +25,9 @@ final class Transfer: @unchecked Sendable {
 
     var continuation: CheckedContinuation<Void, Never>?
     var phase = Phase.new
-    /// The handle's key while it is active.
-    var key: UInt? { easy?.key }
+    /// The handle's key while libcurl has it. A value of its own: after `take()` unoptimized builds (Swift 6.3) take what is
+    /// left of a handle of several fields for one, so that `easy?.key` is not nil.
+    private(set) var key: UInt?
     /// Until when it may wait for its turn (CLOCK_MONOTONIC, nanoseconds).
     var queueDeadline = UInt64.max
     /// When it was started or the last byte came.
@@ -56,6 +57,8 @@ final class Transfer: @unchecked Sendable {
     /// It was sent a second time, or was not because there were too many.
     var wasLate = false
     private var gaveUpAfter: UInt64?
+    /// How it failed, while its rival goes on.
+    private var setAsideFor: TransportError?
 
     init(_ request: HTTPRequest, isHedge: Bool = false) {
         self.isHedge = isHedge
@@ -92,6 +95,7 @@ final class Transfer: @unchecked Sendable {
         }
         let key = easy.key
         self.easy = consume easy
+        self.key = key
         phase = .active
         return key
     }
@@ -107,7 +111,9 @@ final class Transfer: @unchecked Sendable {
 
     /// Whether more of the request's body has gone out since this was asked before: then it is not late.
     func hasSentMore(now: UInt64) -> Bool {
-        guard case .put = request.method, let sent = easy?.infoOffset(CURLINFO_SIZE_UPLOAD_T), sent > uploaded else {
+        guard case .put = request.method, key != nil, let sent = easy?.infoOffset(CURLINFO_SIZE_UPLOAD_T),
+            sent > uploaded
+        else {
             return false
         }
         uploaded = sent
@@ -122,7 +128,7 @@ final class Transfer: @unchecked Sendable {
             return
         }
         // The connection may be dead without knowing it: nobody else shall get it.
-        _ = easy?.set(CURLOPT_FORBID_REUSE, 1)
+        if key != nil { _ = easy?.set(CURLOPT_FORBID_REUSE, 1) }
         withdraw(from: multi)
         fail(.timedOut, "no byte of an answer for \(seconds(request.stallTimeout))")
     }
@@ -131,6 +137,11 @@ final class Transfer: @unchecked Sendable {
     func abandon(on multi: borrowing MultiHandle) {
         withdraw(from: multi)
         fail(.cancelled, "cancelled")
+    }
+
+    /// Ends a transfer that comes after the transport's end.
+    func refuse() {
+        fail(.cancelled, "the transport has ended")
     }
 
     /// Ends a transfer that never got its turn.
@@ -179,15 +190,26 @@ final class Transfer: @unchecked Sendable {
         withdraw(from: multi)
     }
 
-    /// Ends with what became of the rival.
+    /// Lets go of libcurl's side after a failure before any answer, and goes on waiting: the rival may do better.
+    func setAside(_ code: CURLcode, on multi: borrowing MultiHandle) {
+        guard let easy = takeHandle() else { return }
+        multi.remove(easy)
+        setAsideFor = TransportError(code == CURLE_OK ? .connectionLost : errorKind(code), easy.message(code))
+    }
+
+    /// Ends with what became of the rival; with its own failure where that one had no answer either.
     func adopt(_ hedge: Transfer, on multi: borrowing MultiHandle) {
         withdraw(from: multi)
-        complete(hedge.takeOutcome())
+        if let setAsideFor, !hedge.hasClaimed {
+            complete(.failure(setAsideFor))
+        } else {
+            complete(hedge.takeOutcome())
+        }
     }
 
     /// Ends a transfer that libcurl is done with.
     func finish(_ code: CURLcode, on multi: borrowing MultiHandle) {
-        guard let easy = easy.take() else { return }
+        guard let easy = takeHandle() else { return }
         multi.remove(easy)
         let version = easy.info(CURLINFO_HTTP_VERSION)
         if version != 0 { multiplexed = version == Int(CURL_HTTP_VERSION_2_0) }
@@ -237,7 +259,14 @@ final class Transfer: @unchecked Sendable {
     }
 
     private func withdraw(from multi: borrowing MultiHandle) {
-        if let easy = easy.take() { multi.remove(easy) }
+        if let easy = takeHandle() { multi.remove(easy) }
+    }
+
+    /// Takes the handle out, whose key is no key of this transfer any more.
+    private func takeHandle() -> EasyHandle? {
+        guard key != nil else { return nil }
+        key = nil
+        return easy.take()
     }
 
     private func fail(_ kind: TransportError.Kind, _ message: String) {
@@ -265,8 +294,8 @@ final class Transfer: @unchecked Sendable {
         if rival?.hasClaimed == true { return false }
         let goesOn = unsafe collector.takeHeader(bytes)
         if rival != nil, !hasClaimed, collector.status >= 200 {
-            // An error is no better answer than none.
-            if isHedge && collector.status >= 400 { return false }
+            // An error is no better answer than none, as long as the first one can still have another.
+            if isHedge && collector.status >= 400 && rival?.key != nil { return false }
             hasClaimed = true
         }
         return goesOn
@@ -285,7 +314,7 @@ final class Transfer: @unchecked Sendable {
 
     /// Goes on after the gate was opened.
     func release() {
-        guard isHeld, phase == .active else { return }
+        guard isHeld, phase == .active, key != nil else { return }
         isHeld = false
         lastActivity = monotonicNanoseconds()
         easy?.unpause()

@@ -24,8 +24,12 @@ final class TransferLoop: Sendable {
                 self.multi.wakeUp()
             }
         }
-        inbox.withLock { $0.submitted.append(transfer) }
-        multi.wakeUp()
+        let isOpen = inbox.withLock { inbox in
+            if !inbox.stopped { inbox.submitted.append(transfer) }
+            return !inbox.stopped
+        }
+        // Nobody looks into the inbox of a loop that has ended.
+        if isOpen { multi.wakeUp() } else { transfer.refuse() }
     }
 
     /// Ends a transfer wherever it is; also one that has not been submitted yet.

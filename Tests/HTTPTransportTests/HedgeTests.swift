@@ -97,6 +97,49 @@ import Testing
         #expect(text(try await transport.send(request(server, "/late"))) == "hello")
     }
 
+    /// Of two that are under way the first fails, and after it the second, as the test says.
+    private func twoThatFail(_ last: RawServer.Reply) throws -> RawServer {
+        let second = Monitor(false)
+        let itself = Mutex<RawServer?>(nil)
+        let server = try server { number in
+            if number == 1 {
+                second.wait { $0 ? () : nil }
+                // No HTTP: libcurl gives up, where it would send the request again after a mere end.
+                return .init("nonsense\r\n\r\n", then: .hold)
+            }
+            let server = itself.withLock { $0.take() }
+            second.withLock { $0 = true }
+            // The client ends the connection of what has failed.
+            _ = waitUntil { (server?.open ?? 1) == 1 }
+            return last
+        }
+        itself.withLock { $0 = server }
+        return server
+    }
+
+    @Test func aReaderHearsOfTheFirstFailureWhereBothFail() async throws {
+        let server = try twoThatFail(.init("", then: .close))
+        let transport = HTTPTransport()
+        try await warmUp(transport, server)
+        let late = request(server, "/late")
+        do throws(TransportError) {
+            _ = try await transport.send(late)
+            Issue.record("there was an answer")
+        } catch {
+            #expect(error.kind == .protocolError)
+        }
+        #expect(transport.statistics.hedges == 1)
+        #expect(asked(server) == 2)
+    }
+
+    @Test func anErrorOfTheSecondCountsWhereTheFirstFailed() async throws {
+        let server = try twoThatFail(.init("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"))
+        let transport = HTTPTransport()
+        try await warmUp(transport, server)
+        #expect(try await transport.send(request(server, "/late")).status == 503)
+        #expect(transport.statistics.hedges == 1)
+    }
+
     @Test func whatProgressesAndWhatNobodyWaitsForIsNotAskedForTwice() async throws {
         let server = try server { number in
             .init(number == 1 ? String(HedgeTests.answer.dropLast(2)) : "", then: .hold)

@@ -86,6 +86,8 @@ final class RawServer: Sendable {
     var requests: [String] { seen.withLock { $0.requests } }
     /// How many connections there were.
     var connections: Int { seen.withLock { $0.connections } }
+    /// How many there are now.
+    var open: Int { seen.withLock { $0.open } }
     /// How many there were at once.
     var mostOpen: Int { seen.withLock { $0.mostOpen } }
 
