@@ -108,7 +108,8 @@ fetched() {
         awk 'match($0, /" [0-9][0-9][0-9] [0-9]+ /) {split(substr($0, RSTART, RLENGTH), part, " "); sum += part[3]}
              END {print sum + 0}'
 }
-"$crfs" mount --foreground --cache-dir "$work/cache" --local-dir "$work/local" "$mount" >"$work/crfs.log" 2>&1 &
+# Without the background fetch, so that what is fetched is what was read and its neighbours.
+"$crfs" mount --foreground --no-background --cache-dir "$work/cache" --local-dir "$work/local" "$mount" >"$work/crfs.log" 2>&1 &
 wait_for "the mount" grep -qF " $mount " /proc/self/mountinfo
 host=$mount/images/127.0.0.1:$port
 image=$host/demo/latest
