@@ -33,7 +33,12 @@ let package = Package(
                 .product(name: "Benchmark", package: "benchmark"),
             ],
             path: "Micro",
-            swiftSettings: [.swiftLanguageMode(.v6)],
+            swiftSettings: [
+                .swiftLanguageMode(.v6),
+                // As the sources of BlobIO in Planning are compiled there.
+                .enableUpcomingFeature("ExistentialAny"),
+                .enableUpcomingFeature("InternalImportsByDefault"), .enableUpcomingFeature("MemberImportVisibility"),
+            ],
             plugins: [.plugin(name: "BenchmarkPlugin", package: "benchmark")]
         ),
     ]
