@@ -38,7 +38,7 @@ extension BlobIO {
         let indirect = new.filter { !layer.isDirect($0.member) }
         if !indirect.isEmpty { streamAgain(layer, indirect) }
         let fetched = Set(new.map(\.range.offset))
-        for (number, chunk) in zip(missing, wanted) where layer.aheadMap.isMarked(number) {
+        for (number, chunk) in zip(missing, wanted) where layer.ahead.contains(number) {
             touch(layer, number, isThere: !fetched.contains(chunk.member.offset))
         }
         return (joined + new).sorted { $0.range.offset < $1.range.offset }
@@ -87,10 +87,10 @@ extension BlobIO {
     ///
     /// - Parameter isThere: it is in the store or on its way; else it was evicted before anybody read it.
     func touch(_ layer: Layer, _ number: UInt32, isThere: Bool) {
-        guard layer.aheadMap.clear(number) else { return }
+        guard layer.ahead.remove(number) else { return }
         let member = layer.index.chunk(number).member
         let map = IndexMembers(index: layer.index)
-        map.forEachChunk(of: member, from: map.position(atOrAfter: member.offset)) { _ = layer.aheadMap.clear($0) }
+        map.forEachChunk(of: member, from: map.position(atOrAfter: member.offset)) { _ = layer.ahead.remove($0) }
         if isThere { counters.bytesAheadRead.add(member.count, ordering: .relaxed) }
         guard let order = layer.streams.touched(member, isThere: isThere) else { return }
         let ahead = runAhead(layer, from: order.start, bytes: order.bytes, layer.link)
@@ -164,7 +164,7 @@ extension BlobIO {
             return (items, claimed)
         }
         for item in items {
-            map.forEachChunk(of: item.range, from: item.position) { layer.aheadMap.mark($0) }
+            map.forEachChunk(of: item.range, from: item.position) { _ = layer.ahead.insert($0) }
         }
         return (items, claimed)
     }

@@ -125,7 +125,7 @@ extension BlobIO {
             let within = Int(position - chunk.fileOffset)
             let take = min(Int(end - position), Int(chunk.length) - within)
             if try append(layer, chunk, within, take, held, missing.isEmpty, &buffer) {
-                if layer.aheadMap.isMarked(number) { touch(layer, number, isThere: true) }
+                if layer.ahead.contains(number) { touch(layer, number, isThere: true) }
             } else {
                 guard missing.count < BlobIO.mostMissing else { throw tooMany(request) }
                 missing.append(number)

@@ -36,7 +36,7 @@ public final class Layer: Sendable {
     /// Where readers of this layer's files stand.
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
-    let aheadMap: AheadMap
+    let ahead: AtomicBits
     /// What of it was used, for profiles.
     let usage: LayerUsage
     /// Keys of files that are not one chunk, once they were worked out.
@@ -57,7 +57,7 @@ public final class Layer: Sendable {
     ) {
         isVerified = verifiesChunks && isProved && (index.format.isPlain || !promise.isEmpty) && index.hasAllDigests
         streams = StreamTable(end: index.tocOffset, limits: limits)
-        aheadMap = AheadMap(chunkCount: index.chunkCount)
+        ahead = AtomicBits(count: index.chunkCount)
         usage = LayerUsage(index)
         self.index = index
         self.restarts = restarts
