@@ -30,38 +30,19 @@ public struct FrameDecoder: ~Copyable {
         wanted: Int,
         limit: Int
     ) throws(CodecError) -> UniqueBytes {
-        guard wanted <= limit else { throw .tooLarge(limit: limit) }
-        // A frame holds the padding and headers up to the next payload too, so leave room for some of them first.
-        var capacity = min(limit, wanted + 16 * 1024)
-        while true {
-            guard var out = UniqueBytes(trying: capacity) else { throw .outOfMemory(bytes: capacity) }
-            var produced = 0
+        let context = unsafe self.context
+        return unsafe try decodeGrowing(bytes, wanted: wanted, limit: limit) { input, output, produced in
             var consumed = 0
-            let status = unsafe bytes.withUnsafeBytes { input in
-                unsafe out.withUnsafeMutableCapacity { output in
-                    unsafe crfs_unzstd_frames(
-                        context,
-                        input.baseAddress,
-                        input.count,
-                        wanted,
-                        output.baseAddress,
-                        output.count,
-                        &produced,
-                        &consumed
-                    )
-                }
-            }
-            switch status {
-            case CRFS_INFLATE_OK:
-                out.truncate(to: produced)
-                return out
-            case CRFS_INFLATE_SHORT: throw .truncated
-            case CRFS_INFLATE_MEMORY: throw .outOfMemory(bytes: capacity)
-            case CRFS_INFLATE_SPACE:
-                guard capacity < limit else { throw .tooLarge(limit: limit) }
-                capacity = min(limit, capacity * 4)
-            default: throw .corrupt
-            }
+            return unsafe crfs_unzstd_frames(
+                context,
+                input.baseAddress,
+                input.count,
+                wanted,
+                output.baseAddress,
+                output.count,
+                &produced,
+                &consumed
+            )
         }
     }
 }
