@@ -32,7 +32,6 @@ public struct PlainIndexBuilder {
     private static let mostChunks = 1 << 24
 
     private var tree = TreeBuilder(expecting: 1024)
-    private var droppedOverlayXattrs = 0
     /// The regular file whose content comes, and where in it the next chunk stands.
     private var file: (inode: Int, firstChunk: Int, position: UInt64)?
     private var name: [UInt8] = []
@@ -109,11 +108,10 @@ public struct PlainIndexBuilder {
     }
 
     private mutating func addXattrs(_ entry: TarEntry, _ inode: inout Inode) throws(LayerFormatError) {
-        let start = tree.xattrs.count
         var list = XattrList.Writer(&tree.xattrs)
         for xattr in entry.xattrs {
             if unsafe xattr.name.withUnsafeBytes({ unsafe XattrList.isOverlay($0) }) {
-                droppedOverlayXattrs += 1
+                tree.droppedOverlayXattrs += 1
                 continue
             }
             guard list.count < FormatLimit.xattrs else {
@@ -127,15 +125,7 @@ public struct PlainIndexBuilder {
             }
             guard isAppended else { throw fail("has an xattr \(printable(xattr.name)) above 64 KiB") }
         }
-        guard list.count > 0 else {
-            tree.xattrs.removeSubrange(start...)
-            return
-        }
-        guard tree.xattrs.count < Int(UInt32.max) else {
-            throw LayerFormatError(.tooLarge, "the layer has more than 4 GiB of xattrs")
-        }
-        inode.xattrs = UInt32(start)
-        inode.flags |= NodeFlags.hasXattrs.rawValue
+        try tree.endXattrs(list, of: &inode)
     }
 
     // MARK: Content
@@ -219,12 +209,7 @@ public struct PlainIndexBuilder {
         note: (String) -> Void
     ) throws(LayerFormatError) -> UniqueBytes {
         closeFile()
-        if droppedOverlayXattrs > 0 {
-            tree.notes.add(
-                .other,
-                "\(droppedOverlayXattrs) xattrs of overlayfs (trusted.overlay.*, user.overlay.*) in the layer are not shown"
-            )
-        }
+        tree.noteDroppedXattrs()
         let starts = facts.format == .tar ? placeInTar() : try place(in: spans)
         let finished = try TreeFinisher(tree)
         tree = TreeBuilder(expecting: 0)

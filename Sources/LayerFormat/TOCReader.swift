@@ -17,7 +17,6 @@ struct TOCReader {
     private var file: OpenFile?
     /// The name of `file` where it has several chunks, for errors: the walk's own bytes may be gone when it is closed.
     private var fileName: [UInt8] = []
-    private var droppedOverlayXattrs = 0
     /// The modtime of the entry before: neighbours often have the same.
     private var lastTimeText: [UInt8] = []
     private var lastTime = Timestamp(seconds: 0, nanoseconds: 0)
@@ -54,12 +53,7 @@ struct TOCReader {
     /// Call after the last entry.
     mutating func finish() throws(LayerFormatError) {
         try closeFile()
-        if droppedOverlayXattrs > 0 {
-            tree.notes.add(
-                .other,
-                "\(droppedOverlayXattrs) xattrs of overlayfs (trusted.overlay.*, user.overlay.*) in the layer are not shown"
-            )
-        }
+        tree.noteDroppedXattrs()
     }
 
     // MARK: Entries
@@ -201,13 +195,12 @@ struct TOCReader {
         _ entry: UnsafePointer<crfs_toc_entry>,
         _ inode: inout Inode
     ) throws(LayerFormatError) {
-        let start = tree.xattrs.count
         var list = XattrList.Writer(&tree.xattrs)
         for index in unsafe 0..<entry.pointee.xattr_count {
             // SAFETY: `xattrs` holds `xattr_count` elements.
             guard let xattr = unsafe entry.pointee.xattrs?[index], let name = unsafe xattr.name.buffer else { continue }
             if unsafe XattrList.isOverlay(name) {
-                droppedOverlayXattrs += 1
+                tree.droppedOverlayXattrs += 1
                 continue
             }
             guard list.count < FormatLimit.xattrs else {
@@ -228,15 +221,7 @@ struct TOCReader {
                 )
             }
         }
-        guard list.count > 0 else {
-            tree.xattrs.removeSubrange(start...)
-            return
-        }
-        guard tree.xattrs.count < Int(UInt32.max) else {
-            throw LayerFormatError(.tooLarge, "the layer has more than 4 GiB of xattrs")
-        }
-        inode.xattrs = UInt32(start)
-        inode.flags |= NodeFlags.hasXattrs.rawValue
+        try tree.endXattrs(list, of: &inode)
     }
 
     // MARK: Chunks

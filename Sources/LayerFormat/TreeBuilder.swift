@@ -71,6 +71,8 @@ struct TreeBuilder {
     var xattrs: [UInt8] = []
     var links: [PendingLink] = []
     var notes = Notes()
+    /// Xattrs that speak to overlayfs, and were left out.
+    var droppedOverlayXattrs = 0
 
     static let root: UInt32 = 0
 
@@ -87,6 +89,30 @@ struct TreeBuilder {
         let empty = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
         let place = unsafe names.place(NameTable.none, empty)
         _ = unsafe names.insert(NameTable.none, empty, at: place, kind: .node, inode: 0)
+    }
+
+    // MARK: Xattrs
+
+    /// Gives an inode the list that was written last; an empty one is taken back.
+    mutating func endXattrs(_ list: XattrList.Writer, of inode: inout Inode) throws(LayerFormatError) {
+        guard list.count > 0 else {
+            xattrs.removeSubrange(list.start...)
+            return
+        }
+        guard xattrs.count < Int(UInt32.max) else {
+            throw LayerFormatError(.tooLarge, "the layer has more than 4 GiB of xattrs")
+        }
+        inode.xattrs = UInt32(list.start)
+        inode.flags |= NodeFlags.hasXattrs.rawValue
+    }
+
+    /// Says how many xattrs were left out, if any.
+    mutating func noteDroppedXattrs() {
+        guard droppedOverlayXattrs > 0 else { return }
+        notes.add(
+            .other,
+            "\(droppedOverlayXattrs) xattrs of overlayfs (trusted.overlay.*, user.overlay.*) in the layer are not shown"
+        )
     }
 
     // MARK: Entries

@@ -10,7 +10,8 @@ enum XattrList {
 
     /// Appends a list to a builder's bytes.
     struct Writer {
-        private let start: Int
+        /// Where the list starts in the builder's bytes.
+        let start: Int
         private(set) var count: UInt32 = 0
 
         init(_ bytes: inout [UInt8]) {
