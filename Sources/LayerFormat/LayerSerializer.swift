@@ -7,9 +7,7 @@ struct LayerSerializer {
     private let tree: TreeBuilder
     /// Where members start, ascending, without repeats, ended by the TOC's.
     private let memberStarts: [UInt64]
-    /// Place of the next name, symlink target, list of xattrs, chunk.
-    private var nameEnd = 0
-    private var xattrEnd = 0
+    /// Place of the next chunk.
     private var chunkEnd = 0
     /// Chunk of the tree -> chunk of the file; `NameTable.none` where nothing shown has it.
     private var chunkNumbers: [UInt32]

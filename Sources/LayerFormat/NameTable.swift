@@ -172,9 +172,4 @@ struct NameTable {
         }
         slots = larger
     }
-
-    /// Forgets the hash table; `dentries` and `arena` stay.
-    mutating func dropSlots() {
-        slots = [0]
-    }
 }

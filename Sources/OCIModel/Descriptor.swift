@@ -64,8 +64,6 @@ public enum MediaType {
     public static let dockerIndex = "application/vnd.docker.distribution.manifest.list.v2+json"
     /// An OCI image configuration.
     public static let ociConfig = "application/vnd.oci.image.config.v1+json"
-    /// A Docker image configuration.
-    public static let dockerConfig = "application/vnd.docker.container.image.v1+json"
 
     /// What a request for a manifest accepts.
     public static let acceptedManifests = [ociManifest, ociIndex, dockerManifest, dockerIndex]

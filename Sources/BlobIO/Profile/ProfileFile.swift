@@ -16,7 +16,6 @@ extension Profile {
     private static let magic = Array("crfsprof".utf8)
     private static let version: UInt32 = 1
     private static let headerBytes = 96
-    private static let layerBytes = 68
     /// Chunks that are sorted by place, not by use: few enough to keep the order, many enough that they can be
     /// written as small differences.
     static let groupCount = 64

@@ -37,9 +37,6 @@ final class HealthTable: Sendable {
         return isUp
     }
 
-    /// Whether the server works, as far as is known; looks at nothing.
-    func isKnownUp(_ name: String) -> Bool { troubles.withLock { $0[name] == nil } }
-
     /// Notes that a server answered.
     func worked(_ name: String) {
         troubles.withLock { $0[name] = nil }
