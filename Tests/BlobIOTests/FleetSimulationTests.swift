@@ -1,5 +1,6 @@
 import OCIModel
 import OCIRegistry
+import TestSupport
 import Testing
 
 @testable import BlobIO

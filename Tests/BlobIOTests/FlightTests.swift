@@ -2,6 +2,7 @@ import ChunkStore
 import LayerFormat
 import OCIModel
 import PosixIO
+import TestSupport
 import Testing
 
 @testable import BlobIO

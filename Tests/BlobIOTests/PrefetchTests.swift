@@ -3,6 +3,7 @@ import LayerFormat
 import OCIModel
 import OCIRegistry
 import PosixIO
+import TestSupport
 import Testing
 
 @testable import BlobIO

@@ -1,5 +1,6 @@
 import OCIModel
 import PosixIO
+import TestSupport
 import Testing
 
 @testable import BlobIO

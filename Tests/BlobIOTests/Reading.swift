@@ -144,16 +144,6 @@ final class LogRecorder: Sendable {
     }
 }
 
-/// Asks again and again until `condition` holds, for at most 30 s; leaves the threads to others meanwhile.
-func eventually(_ condition: () -> Bool) async -> Bool {
-    let deadline = monotonicNanoseconds() + 30_000_000_000
-    while !condition() {
-        guard monotonicNanoseconds() < deadline else { return false }
-        try? await Task.sleep(nanoseconds: 500_000)
-    }
-    return true
-}
-
 extension Bench {
     /// Waits until nothing flies: what was fetched is in the store.
     func settled() async -> Bool {

@@ -2,6 +2,7 @@ import LayerFormat
 import OCIModel
 import PosixIO
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import BlobIO

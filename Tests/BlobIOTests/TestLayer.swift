@@ -1,6 +1,7 @@
 import BlockCodec
 import OCIModel
 import PosixIO
+import TestSupport
 
 /// An eStargz layer made by hand, so that every detail of it can be wrong. Its members are gzip with stored blocks.
 struct TestLayer {
@@ -101,21 +102,6 @@ func noise(_ count: Int, seed: UInt64) -> [UInt8] {
     }
     result.removeLast(result.count - count)
     return result
-}
-
-/// Random numbers that come again with the same seed (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
 }
 
 /// A gzip member (RFC 1952) of stored blocks.

@@ -3,6 +3,7 @@ import OCIModel
 import OCIRegistry
 import PosixIO
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import BlobIO

@@ -1,6 +1,7 @@
 import OCIModel
 import PosixIO
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import ChunkStore

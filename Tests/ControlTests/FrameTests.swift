@@ -1,3 +1,4 @@
+import TestSupport
 import Testing
 
 @testable import Control
@@ -21,7 +22,7 @@ import Testing
 
     @Test(arguments: 0..<50)
     func framesComeTogetherWhereverTheyWereCut(seed: UInt64) throws {
-        var random = SplitMix(seed: seed)
+        var random = SeededGenerator(seed: seed)
         var frames: [Frame] = []
         for _ in 0..<Int.random(in: 1...12, using: &random) {
             let content = (0..<Int.random(in: 1...300, using: &random)).map { _ in
@@ -55,20 +56,5 @@ import Testing
         }
         let deep = String(repeating: "[", count: 100_000)
         #expect(throws: ControlError.self) { try ControlProtocol.decode(RequestHead.self, Array(deep.utf8)) }
-    }
-}
-
-/// A small random generator with a seed.
-struct SplitMix: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed &+ 0x9e37_79b9_7f4a_7c15 }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

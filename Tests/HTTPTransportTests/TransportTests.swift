@@ -244,7 +244,7 @@ import Testing
                 return error.kind
             }
         }
-        while server.requests.isEmpty { try await Task.sleep(for: .milliseconds(5)) }
+        #expect(await eventually { !server.requests.isEmpty })
         task.cancel()
         #expect(await task.value == .cancelled)
         // One that is cancelled before it begins, too.
@@ -291,7 +291,7 @@ import Testing
         let transport = transport
         let url = server.url()
         let holders = (0..<16).map { _ in Task { _ = try? await transport.send(HTTPRequest(url)) } }
-        while server.requests.count < 16 { try await Task.sleep(for: .milliseconds(5)) }
+        #expect(await eventually { server.requests.count >= 16 })
         var request = HTTPRequest(url)
         request.queueTimeout = 0.1
         #expect(await failure(request)?.kind == .timedOut)

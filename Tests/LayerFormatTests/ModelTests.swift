@@ -1,6 +1,7 @@
 import LayerFormat
 import OCIModel
 import PosixIO
+import TestSupport
 import Testing
 
 /// A layer and an image as dictionaries of paths: slow, plain, and written apart from the index.

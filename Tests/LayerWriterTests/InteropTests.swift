@@ -141,22 +141,12 @@ struct GoLibraryTests {
             // A hard link is shown as what it links to.
             let inode = file.entry.kind == .hardLink ? inodes[cleaned(file.entry.linkTarget)] ?? file : file
             let entry = inode.entry
-            let kind =
-                switch entry.kind {
-                case .regular: "reg"
-                case .directory: "dir"
-                case .symlink: "symlink"
-                case .hardLink: "hardlink"
-                case .character: "char"
-                case .block: "block"
-                case .fifo: "fifo"
-                }
             var detail = String(decoding: entry.linkTarget, as: UTF8.self)
             if entry.kind == .regular { detail = "\(unsafe SHA256.digest(of: inode.content.span.bytes))" }
             let name = String(decoding: cleaned(file.entry.path), as: UTF8.self)
             if name.isEmpty { continue }
             let mode = String(entry.mode, radix: 8)
-            let row = "\(kind) \(mode) \(entry.uid) \(entry.gid) \(entry.size) \(detail) \(name)"
+            let row = "\(entry.kind.word) \(mode) \(entry.uid) \(entry.gid) \(entry.size) \(detail) \(name)"
             #expect(rows.contains(row), "\(layer): \(row)")
         }
     }

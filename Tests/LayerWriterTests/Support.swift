@@ -86,11 +86,10 @@ func link(_ path: String, to target: String, _ kind: TarEntry.Kind) -> TarFile {
     return TarFile(entry: entry)
 }
 
-/// The line that Tests/Interop/tarlist.py prints for an entry.
-func listLine(_ file: TarFile) -> String {
-    let entry = file.entry
-    let kind =
-        switch entry.kind {
+extension TarEntry.Kind {
+    /// What TOCs, and the programs in Tests/Interop, call it.
+    var word: String {
+        switch self {
         case .regular: "reg"
         case .directory: "dir"
         case .symlink: "symlink"
@@ -99,6 +98,12 @@ func listLine(_ file: TarFile) -> String {
         case .block: "block"
         case .fifo: "fifo"
         }
+    }
+}
+
+/// The line that Tests/Interop/tarlist.py prints for an entry.
+func listLine(_ file: TarFile) -> String {
+    let entry = file.entry
     var path = entry.path[...]
     while path.last == UInt8(ascii: "/") { path.removeLast() }
     let octal = String(entry.mode, radix: 8)
@@ -108,7 +113,8 @@ func listLine(_ file: TarFile) -> String {
     let xattrs = entry.xattrs.sorted { $0.name.lexicographicallyPrecedes($1.name) }
         .map { hexText($0.name) + "=" + hexText($0.value) }
     return [
-        kind, hexText(path), mode, "\(entry.uid)", "\(entry.gid)", hexText(entry.userName), hexText(entry.groupName),
+        entry.kind.word, hexText(path), mode, "\(entry.uid)", "\(entry.gid)", hexText(entry.userName),
+        hexText(entry.groupName),
         "\(entry.size)", "\(mtime)", hexText(entry.linkTarget), "\(entry.deviceMajor):\(entry.deviceMinor)", digest,
         xattrs.joined(separator: ","),
     ].joined(separator: " ")
@@ -167,21 +173,6 @@ func readTOC(_ blob: [UInt8], footer: Int) throws -> (toc: TOC, offset: Int, dig
     let json = files[0].content
     let digest = unsafe SHA256.digest(of: json.span.bytes)
     return (try JSONDecoder().decode(TOC.self, from: Data(json)), offset, digest)
-}
-
-/// A random number generator whose seed a failed test prints (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
-    }
 }
 
 /// Random layers: every kind of entry, every odd name, and sizes around all limits of the headers.

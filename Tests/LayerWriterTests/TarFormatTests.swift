@@ -1,5 +1,6 @@
 import BlockCodec
 import LayerFormat
+import TestSupport
 import Testing
 
 /// A header block made by hand, field by field.

@@ -58,15 +58,7 @@ struct ConvertedImageTests {
         try Requirement.all([.program("containerd"), .program("ctr-remote")]).orFail()
         let directory = try TemporaryDirectory("ctr")
         let daemon = try PrivateContainerd(directory.path)
-        try runChecked("tar", ["-cf", directory.file("gzip.tar"), "-C", Corpus.layout("gzip"), "."])
-        try daemon.control(
-            ["images", "import", "--no-unpack", "--base-name", "made.test/basic", directory.file("gzip.tar")])
-        try daemon.control(
-            ["images", "convert", "--estargz", "--oci"] + options + ["made.test/basic:gzip", "made.test/basic:esgz"]
-        )
-        try daemon.control(["images", "export", directory.file("out.tar"), "made.test/basic:esgz"])
-        let layout = try directory.makeDirectory("layout")
-        try runChecked("tar", ["-xf", directory.file("out.tar"), "-C", layout])
+        let layout = try daemon.converted(["--estargz"] + options, as: "esgz", in: directory)
 
         let stage = try Stage([])
         try stage.registry.push(layout: layout, tag: "esgz", to: "made:esgz")
@@ -125,47 +117,4 @@ struct ConvertedImageTests {
             )
         }
     }
-}
-
-/// A containerd of its own, without the CRI plugin and with all its state in one directory.
-final class PrivateContainerd {
-    private let process: BackgroundProcess
-    private let socket: String
-
-    init(_ directory: String) throws {
-        socket = "\(directory)/containerd.sock"
-        try writeFile(
-            "\(directory)/containerd.toml",
-            """
-            version = 2
-            root = "\(directory)/root"
-            state = "\(directory)/state"
-            disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-            [grpc]
-              address = "\(socket)"
-            [ttrpc]
-              address = "\(directory)/ttrpc.sock"
-
-            """
-        )
-        process = try BackgroundProcess(
-            "containerd",
-            ["--config", "\(directory)/containerd.toml"],
-            log: "\(directory)/containerd.log"
-        )
-        let process = process
-        let socket = socket
-        guard
-            waitUntil({ !process.isRunning || (try? run("ctr-remote", ["-a", socket, "version"]))?.isSuccess == true }),
-            process.isRunning
-        else {
-            throw CommandFailure(
-                description: "containerd did not start:\n\((try? text(of: "\(directory)/containerd.log")) ?? "")"
-            )
-        }
-    }
-
-    deinit { process.terminate() }
-
-    func control(_ arguments: [String]) throws { try runChecked("ctr-remote", ["-a", socket] + arguments) }
 }

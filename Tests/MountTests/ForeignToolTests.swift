@@ -46,16 +46,8 @@ struct ForeignToolTests {
         let options = ForeignToolTests.conversions[conversion]
         let directory = try TemporaryDirectory("ctr")
         let daemon = try PrivateContainerd(directory.path)
-        try runChecked("tar", ["-cf", directory.file("gzip.tar"), "-C", Corpus.layout("gzip"), "."])
-        try daemon.control(
-            ["images", "import", "--no-unpack", "--base-name", "made.test/basic", directory.file("gzip.tar")])
-        try daemon.control(
-            ["images", "convert", "--oci"] + options + ["made.test/basic:gzip", "made.test/basic:made"]
-        )
+        let layout = try daemon.converted(options, as: "made", in: directory)
         let stage = try Stage([])
-        try daemon.control(["images", "export", directory.file("made.tar"), "made.test/basic:made"])
-        let layout = try directory.makeDirectory("made")
-        try runChecked("tar", ["-xf", directory.file("made.tar"), "-C", layout])
         try stage.registry.push(layout: layout, tag: "made", to: "made:made")
         try expectBothViews(stage, "made/made", tocFlags)
     }

@@ -198,7 +198,7 @@ struct CredentialTests {
         #expect(reason.contains("did not answer"))
         for name in ["child", "own"] {
             let pid = try #require(pid_t(try text(of: directory.file(name)).split(separator: "\n").first ?? ""))
-            try await eventually { kill(pid, 0) != 0 || isZombie(pid) }
+            try await mustHold { kill(pid, 0) != 0 || isZombie(pid) }
         }
     }
 

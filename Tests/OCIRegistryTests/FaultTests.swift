@@ -73,7 +73,7 @@ struct FaultTests {
         )
         let client = makeClient()
         _ = try await client.readArray(blob.address(registry), 0, 10)
-        try await eventually {
+        try await mustHold {
             _ = try await client.readArray(blob.address(registry), 0, 10)
             return client.counters.tokenRequests == 2
         }
@@ -86,7 +86,7 @@ struct FaultTests {
         )
         let client = makeClient()
         _ = try await client.readArray(blob.address(registry), 0, 10)
-        try await eventually {
+        try await mustHold {
             _ = try await client.readArray(blob.address(registry), 0, 10)
             return client.counters.tokenRequests == 2
         }
@@ -379,7 +379,7 @@ struct FaultTests {
                 try await client.readArray(blob.address(registry), 0, 10)
             }
         }
-        try await eventually { try registry.allRequests().contains { $0.path.contains("blobs") } }
+        try await mustHold { try registry.allRequests().contains { $0.path.contains("blobs") } }
         reader.cancel()
         #expect(await reader.value?.kind == .unavailable)
     }

@@ -47,13 +47,9 @@ func registryError<T>(_ body: () async throws(RegistryError) -> T) async -> Regi
     }
 }
 
-/// Asks `condition` until it holds, for at most half a minute.
-func eventually(_ condition: () async throws -> Bool) async throws {
-    let deadline = monotonicNanoseconds() + 30_000_000_000
-    while try await !condition() {
-        guard monotonicNanoseconds() < deadline else { throw CommandFailure(description: "it never held") }
-        try await Task.sleep(for: .milliseconds(20))
-    }
+/// Ends the test with an error unless `condition` holds in time.
+func mustHold(_ condition: () async throws -> Bool) async throws {
+    guard try await eventually(condition) else { throw CommandFailure(description: "it never held") }
 }
 
 /// Runs what blocks (starting servers, pushing images) on a thread of its own: the few threads of the cooperative pool

@@ -92,7 +92,7 @@ struct LoginTests {
             rules.users = ["robot": "second secret"]
             try tokens.use(rules)
             try makeCountingHelper("tokens", helper.path, user: "robot", secret: "second secret")
-            try await eventually {
+            try await mustHold {
                 #expect(await image.readMany(client, 5, seed: 5000) == [])
                 return try text(of: helper.file("asked")) == "\(registry.host)\n\(registry.host)\n"
             }
@@ -111,7 +111,7 @@ struct LoginTests {
             #expect(await image.readMany(client, 5) == [])
             await offPool { tokens.service.stop() }
             async let later = readUntil(client, image, seconds: 5)
-            try await eventually { client.counters.retries > 0 }
+            try await mustHold { client.counters.retries > 0 }
             try await offPool { try tokens.service.start() }
             #expect(await later == [])
         }

@@ -50,7 +50,7 @@ struct MirrorTests {
         // Back: the mirror is asked again, without being told.
         try await offPool { try mirror.start() }
         var round = 200
-        try await eventually {
+        try await mustHold {
             round += 1
             #expect(await image.readMany(client, 5, seed: round) == [])
             return try accesses(mirror, "/blobs/") > before
@@ -58,7 +58,7 @@ struct MirrorTests {
 
         // The registry is away, and the mirror has what is read.
         await offPool { registry.stop() }
-        try await eventually { await image.readMany(client, 5, seed: 300) == [] }
+        try await mustHold { await image.readMany(client, 5, seed: 300) == [] }
     }
 
     @Test func aMirrorWithoutTheImageIsPassedBy() async throws {
@@ -101,7 +101,7 @@ struct MirrorTests {
             registry.host,
             "server = \"https://\(registry.host)\"\nca = \"\(certificates)/ca.crt\"\n"
         )
-        try await eventually {
+        try await mustHold {
             (try? await image.read(client, 0, 10)) == true
         }
         _ = try hosts(directory, registry.host, "server = \"https://\(registry.host)\"\nskip_verify = true\n")

@@ -109,7 +109,7 @@ struct RealRegistryTests {
         await offPool { server.stop() }
         async let later = client.resolve(repository, tag: "estargz")
         // The reader has been refused at least once before the registry is back.
-        try await eventually { client.counters.retries > 0 }
+        try await mustHold { client.counters.retries > 0 }
         try await offPool { try server.start() }
         #expect(try await later == digest)
     }
@@ -125,7 +125,7 @@ struct RealRegistryTests {
         let digest = try await client.resolve(repository, tag: "estargz")
         server.suspend()
         // The signal takes a moment to stop all of the server's threads. After that nothing is answered any more.
-        try await eventually {
+        try await mustHold {
             let error = await registryError { () async throws(RegistryError) in
                 try await client.resolve(repository, tag: "estargz", deadline: 0.7)
             }
@@ -136,7 +136,7 @@ struct RealRegistryTests {
             return try await group.reduce(into: []) { $0.append($1) }
         }
         let before = client.counters.retries
-        try await eventually { client.counters.retries > before }
+        try await mustHold { client.counters.retries > before }
         server.resume()
         #expect(try await later.allSatisfy { $0 == digest })
     }

@@ -16,6 +16,16 @@ public func waitUntil(seconds: Double = 30, _ condition: () throws -> Bool) reth
     }
 }
 
+/// The same for a test that is a task: the threads are left to others meanwhile.
+public func eventually(_ condition: () async throws -> Bool) async rethrows -> Bool {
+    let deadline = monotonicNanoseconds() + 30_000_000_000
+    while try await !condition() {
+        guard monotonicNanoseconds() < deadline else { return false }
+        try? await Task.sleep(nanoseconds: 500_000)
+    }
+    return true
+}
+
 /// A TCP port of 127.0.0.1 that nobody listens on at the moment.
 public func freePort() -> UInt16 {
     let descriptor = Descriptor(owning: socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0))
