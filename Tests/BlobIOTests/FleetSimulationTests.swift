@@ -210,7 +210,9 @@ private struct Fleet {
         for span in spans {
             requests += 1
             bytes += span.range.count
-            let fails = Double.random(in: 0..<1, using: &generator) < failureShare
+            // Few requests can all be lucky; where some are to fail, the first one does.
+            let isFirst = requests == 1 && failureShare > 0
+            let fails = Double.random(in: 0..<1, using: &generator) < failureShare || isFirst
             failures += fails ? 1 : 0
             let start = max(now + roundTrip, linkIsFree)
             linkIsFree = start + Double(span.range.count) / Double(link.bytesPerSecond)
