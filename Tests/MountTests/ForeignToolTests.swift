@@ -98,7 +98,13 @@ struct ForeignToolTests {
                 return fields[1] == "d" ? fields[..<5].joined(separator: " ")[...] : line
             }
         }
-        for view in views { #expect(try list(view) == list(directory.file("expected"))) }
+        let expected = try list(directory.file("expected"))
+        #expect(try list(views[0]) == expected)
+        // An overlayfs says how many links a file has in its layer.
+        func withoutLinks(_ lines: [Substring]) -> [[Substring]] {
+            lines.map { Array($0.split(separator: " ", omittingEmptySubsequences: false).prefix(7)) }
+        }
+        #expect(try withoutLinks(list(views[1])) == withoutLinks(expected))
     }
 
     /// The other way round: Buildah unpacks what `crfs convert` writes to the same tree.
