@@ -143,7 +143,7 @@ struct MountCommand: ParsableCommand {
     /// does not.
     private func serve(_ state: StateDirectory, _ signals: ServingSignals, _ report: (String) -> Void) throws {
         var access = access
-        if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
+        if fuseDebug { access.registry.logLevel = min(access.registry.logLevel ?? .debug, .debug) }
         let owner: Owner
         do {
             let stack = try Stack(access, state: state, use: .serving)
@@ -264,7 +264,7 @@ struct MountCommand: ParsableCommand {
         MountSettings(
             platform: access.platform.description,
             localDirectory: absolutePath(localDir),
-            listedHosts: listHost + access.insecureRegistry,
+            listedHosts: listHost + access.registry.insecureRegistry,
             allowedHosts: allowHost,
             rootMode: mountMode.bits,
             rootGroup: mountGid ?? getegid(),
