@@ -85,7 +85,8 @@ struct RedirectMiddlewareTests {
             #expect(await stage.image.readMany(client, 20, seed: round) == [])
         }
         let signed = try stage.signed.front.requests().filter { $0.path.contains("/docker/registry/") }
-        #expect(signed.count >= 3, "\(signed.count) URLs in 8 s, \(round) rounds")
+        // Regression: a server that the registry sends to, and that sends on, was asked again for every read.
+        #expect((3...20 * 12).contains(signed.count), "\(signed.count) URLs in 8 s, \(round) rounds")
         #expect(try stage.signed.accesses().allSatisfy { $0.hasPrefix("206") }, "a reader ran into a spent URL")
     }
 }
