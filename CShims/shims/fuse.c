@@ -195,19 +195,11 @@ static ssize_t io_read(int fd, void *buffer, size_t size, void *userdata) {
     return result;
 }
 
-// libfuse does not splice at all unless both of these are given.
-static ssize_t io_splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t size, unsigned int flags,
-                         void *userdata) {
-    (void)userdata;
-    return splice(from, from_offset, to, to_offset, size, flags);
-}
-
 int crfs_fuse_session_attach(struct fuse_session *session) {
+    // Without functions that splice, libfuse does not: no answer comes from a file (docs/decisions/0011).
     static const struct fuse_custom_io io = {
         .writev = io_writev,
         .read = io_read,
-        .splice_receive = io_splice,
-        .splice_send = io_splice,
     };
     return fuse_session_custom_io(session, &io, fuse_session_fd(session));
 }

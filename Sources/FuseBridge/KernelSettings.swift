@@ -26,8 +26,6 @@ public struct KernelSettings: Sendable, Equatable {
     /// Background requests (read-ahead) that the kernel may have on the way, 1 to 65,535. Unprivileged mounts are held
     /// to /sys/module/fuse/parameters/max_user_bgreq.
     public var maxBackground = 4096
-    /// Background requests from which the kernel calls the mount congested, 1 to 65,535.
-    public var congestionThreshold = 4096
     /// The most that one READ asks for, in KiB; at most 1024 (libfuse's buffers).
     public var requestKiB = 1024
     /// Several look-ups and listings of one directory at once (FUSE_PARALLEL_DIROPS).
@@ -72,7 +70,6 @@ public struct KernelSettings: Sendable, Equatable {
         switch name {
         case "read-ahead": Self.assign(&readAheadKiB, Int(value))
         case "max-background": Self.assign(&maxBackground, Int(value))
-        case "congestion": Self.assign(&congestionThreshold, Int(value))
         case "request": Self.assign(&requestKiB, Int(value))
         case "parallel": Self.assign(&parallelLookups, Self.switched(value))
         case "directories": Self.assign(&directories, Directories(rawValue: value))

@@ -56,14 +56,13 @@ import Testing
         Negotiation.apply(settings, to: &connection)
         #expect(connection.want == UInt32(FUSE_CAP_POSIX_ACL))
         #expect(connection.max_background == 65535)
-        #expect(connection.congestion_threshold == 4096)
         #expect(connection.max_write == 1 << 20)
     }
 
     @Test func `each kernel setting can be turned off`() {
         var settings = KernelSettings()
         let words = [
-            ("read-ahead", "128"), ("max-background", "12"), ("congestion", "9"), ("request", "128"),
+            ("read-ahead", "128"), ("max-background", "12"), ("request", "128"),
             ("parallel", "off"),
             ("directories", "asked"), ("attributes", "never"), ("links", "off"), ("missing", "off"), ("acl", "off"),
         ]
@@ -76,8 +75,8 @@ import Testing
         var connection = fuse_conn_info()
         connection.capable = .max
         Negotiation.apply(settings, to: &connection)
-        #expect(connection.want == UInt32(FUSE_CAP_ASYNC_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE))
-        #expect(connection.max_background == 12 && connection.congestion_threshold == 9)
+        #expect(connection.want == UInt32(FUSE_CAP_ASYNC_READ))
+        #expect(connection.max_background == 12)
         #expect(connection.max_write == 128 << 10)
         #expect(settings.readAheadKiB == 128 && !settings.keepsMissing && settings.directories == .asked)
         let unchanged = settings
