@@ -159,9 +159,9 @@ struct MountCommand: ParsableCommand {
             let stack = try Stack(access, state: state, use: .serving)
             owner = Owner(stack, options: access.processOptions.merging(["metrics": metrics ?? ""]) { $1 })
             _ = try owner.serve(
-                FuseMount(fuseOptions()),
+                FuseMount(try fuseOptions()),
                 settings(),
-                fuseOptions(),
+                try fuseOptions(),
                 process: getpid(),
                 isForeground: foreground
             )
@@ -208,7 +208,7 @@ struct MountCommand: ParsableCommand {
         }
         let mount: FuseMount
         do throws(FuseError) {
-            mount = try FuseMount(fuseOptions())
+            mount = try FuseMount(try fuseOptions())
         } catch {
             throw CommandError("\(error)")
         }
@@ -227,7 +227,7 @@ struct MountCommand: ParsableCommand {
             device: mount.device,
             settings: settings(),
             debug: fuseDebug,
-            readAheadKiB: fuseOptions().readAheadKiB,
+            readAheadKiB: try fuseOptions().readAheadKiB,
             openMode: open.rawValue,
             passthrough: passthrough.rawValue,
             isForeground: foreground
@@ -293,7 +293,8 @@ struct MountCommand: ParsableCommand {
         )
     }
 
-    private func fuseOptions() -> FuseOptions {
+    private func fuseOptions() throws(FuseError) -> FuseOptions {
+        let kernel = try KernelSettings.fromEnvironment()
         let others = allowOther ?? (geteuid() == 0)
         return FuseOptions(
             mountPoint: absolutePath(mountPoint),
@@ -302,8 +303,8 @@ struct MountCommand: ParsableCommand {
             suid: suid,
             dev: dev,
             debug: fuseDebug,
-            // The kernel's 128 KiB keep a sequential reader at two requests (docs/decisions/0005-fuse-session.md).
-            readAheadKiB: geteuid() == 0 ? 1024 : nil,
+            kernel: kernel,
+            readAheadKiB: geteuid() == 0 ? kernel.readAheadKiB : nil,
             openMode: open,
             passthrough: passthrough
         )
