@@ -86,6 +86,14 @@ struct MountCommand: ParsableCommand {
     )
     var passthrough = PassthroughMode.auto
 
+    @Option(
+        help: ArgumentHelp(
+            "Serve Prometheus metrics at /metrics of this address, as HOST:PORT; of the whole process.",
+            valueName: "address"
+        )
+    )
+    var metrics: String?
+
     @Option(help: ArgumentHelp("File for log lines when not in the foreground.", valueName: "path"))
     var logFile: String?
 
@@ -143,11 +151,13 @@ struct MountCommand: ParsableCommand {
     /// does not.
     private func serve(_ state: StateDirectory, _ signals: ServingSignals, _ report: (String) -> Void) throws {
         var access = access
-        if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
+        if fuseDebug { access.registry.logLevel = min(access.registry.logLevel ?? .debug, .debug) }
         let owner: Owner
+        let metricsServer: MetricsServer?
         do {
+            metricsServer = try metrics.map { try MetricsServer($0) }
             let stack = try Stack(access, state: state, use: .serving)
-            owner = Owner(stack, options: access.processOptions)
+            owner = Owner(stack, options: access.processOptions.merging(["metrics": metrics ?? ""]) { $1 })
             _ = try owner.serve(
                 FuseMount(try fuseOptions()),
                 settings(),
@@ -162,6 +172,7 @@ struct MountCommand: ParsableCommand {
         }
         let logger = owner.stack.logger
         let server = listen(owner)
+        metricsServer?.start { owner.status().metrics }
         report("")
         signals.wait(logger, for: { owner.waitUntilUnused() }, unmount: { owner.end() }, abort: { owner.abort() })
         // Answers that are on their way still go out.
@@ -187,7 +198,14 @@ struct MountCommand: ParsableCommand {
 
     /// Mounts here, and has the owner of the cache directory serve it.
     private func join(_ channel: ControlChannel, _ signals: ServingSignals?) throws {
-        try access.requireSame(as: ControlChannel(directory: access.cacheDirectory).owner())
+        let owner = try ControlChannel(directory: access.cacheDirectory).owner()
+        try access.requireSame(as: owner)
+        if let metrics, owner.options["metrics"] != metrics {
+            throw CommandError(
+                "process \(owner.process) owns the cache directory \(access.cacheDirectory) and does not serve metrics at "
+                    + "\(metrics): leave --metrics out, or choose another --cache-dir"
+            )
+        }
         let mount: FuseMount
         do throws(FuseError) {
             mount = try FuseMount(try fuseOptions())
@@ -264,7 +282,7 @@ struct MountCommand: ParsableCommand {
         MountSettings(
             platform: access.platform.description,
             localDirectory: absolutePath(localDir),
-            listedHosts: listHost + access.insecureRegistry,
+            listedHosts: listHost + access.registry.insecureRegistry,
             allowedHosts: allowHost,
             rootMode: mountMode.bits,
             rootGroup: mountGid ?? getegid(),
