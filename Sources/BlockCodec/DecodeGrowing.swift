@@ -7,6 +7,7 @@ internal import PosixIO
 /// - Parameters:
 ///   - bytes: members or frames.
 ///   - wanted: how many bytes must come out.
+///   - expected: how many bytes are likely to come out.
 ///   - limit: the most that may come out, a bound on memory whatever the data says.
 ///   - decode: tries once with the room that it is given: a status of the shim (`CRFS_INFLATE_…`), and how many bytes came
 ///     out.
@@ -14,6 +15,7 @@ internal import PosixIO
 func decodeGrowing(
     _ bytes: borrowing RawSpan,
     wanted: Int,
+    expected: Int,
     limit: Int,
     _ decode: (
         _ input: UnsafeRawBufferPointer, _ output: UnsafeMutableRawBufferPointer, _ produced: inout Int
@@ -21,7 +23,7 @@ func decodeGrowing(
 ) throws(CodecError) -> UniqueBytes {
     guard wanted <= limit else { throw .tooLarge(limit: limit) }
     // The padding and headers up to the next payload come out too, so leave room for some of them first.
-    var capacity = min(limit, wanted + 16 * 1024)
+    var capacity = min(limit, max(wanted, expected) + 16 * 1024)
     while true {
         guard var out = UniqueBytes(trying: capacity) else { throw .outOfMemory(bytes: capacity) }
         var produced = 0

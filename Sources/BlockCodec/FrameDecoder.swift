@@ -31,7 +31,7 @@ public struct FrameDecoder: ~Copyable {
         limit: Int
     ) throws(CodecError) -> UniqueBytes {
         let context = unsafe self.context
-        return unsafe try decodeGrowing(bytes, wanted: wanted, limit: limit) { input, output, produced in
+        return unsafe try decodeGrowing(bytes, wanted: wanted, expected: 0, limit: limit) { input, output, produced in
             var consumed = 0
             return unsafe crfs_unzstd_frames(
                 context,

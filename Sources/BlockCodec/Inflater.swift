@@ -47,14 +47,19 @@ public struct Inflater: ~Copyable {
     ///   - bytes: one or more members; what follows the last one needed is ignored.
     ///   - wanted: how many bytes must come out; more may (whole members only).
     ///   - limit: the most that may come out, a bound on memory whatever the data says.
+    ///   - expected: how many bytes are likely to come out; with too little room for them all begins again.
     /// - Returns: what came out, `wanted` bytes or more.
     public mutating func inflate(
         _ bytes: borrowing RawSpan,
         wanted: Int,
-        limit: Int
+        limit: Int,
+        expected: Int = 0
     ) throws(CodecError) -> UniqueBytes {
         let context = unsafe decompressor
-        return unsafe try decodeGrowing(bytes, wanted: wanted, limit: limit) { input, output, produced in
+        return unsafe try decodeGrowing(bytes, wanted: wanted, expected: expected, limit: limit) {
+            input,
+            output,
+            produced in
             var consumed = 0
             return unsafe crfs_inflate_members(
                 context,

@@ -69,13 +69,22 @@ public enum LayerIndexBuilder {
         _ frameDigest: Digest?,
         _ note: (String) -> Void
     ) throws(LayerFormatError) -> UniqueBytes {
-        let digest = SHA256.digest(of: json.span.extracting(range))
+        var reader = TOCReader(tocOffset: source.tocOffset, jsonBytes: range.count)
+        var failure: LayerFormatError?
+        // SAFETY: the JSON is borrowed until this function returns.
+        let hash = unsafe SHA256Aside(json.span.extracting(range))
+        do throws(LayerFormatError) {
+            try TOCWalk.run(json, range, into: &reader)
+            try reader.finish()
+        } catch {
+            failure = error
+        }
+        // Nothing is made of the entries before they are known to be the promised ones, and nothing is said of others.
+        let digest = hash.digest()
         if let promised = source.promisedDigest, promised != digest {
             throw LayerFormatError(.digestMismatch, "the TOC has the digest \(digest); \(promised) was promised")
         }
-        var reader = TOCReader(tocOffset: source.tocOffset, jsonBytes: range.count)
-        try TOCWalk.run(json, range, into: &reader)
-        try reader.finish()
+        if let failure { throw failure }
         let starts = reader.memberStarts + reader.ends
         let tree = try TreeFinisher(reader.tree)
         tree.tree.notes.report(note)

@@ -53,7 +53,12 @@ struct TOCMember: ~Copyable {
         while true {
             let tar: UniqueBytes
             do throws(CodecError) {
-                tar = try inflater.inflate(blob, wanted: wanted, limit: limit)
+                tar = try inflater.inflate(
+                    blob,
+                    wanted: wanted,
+                    limit: limit,
+                    expected: blob.byteCount * TOCMember.usualRatio
+                )
             } catch {
                 throw TOCMember.failure(error)
             }
@@ -73,6 +78,9 @@ struct TOCMember: ~Copyable {
     }
 
     private static let blockBytes = 512
+    /// JSON of a TOC takes a seventh or an eighth of its bytes compressed; half of it is digests. Memory that nothing is
+    /// written into takes none.
+    private static let usualRatio = 10
     private static let tooLarge = LayerFormatError(.tooLarge, "the TOC is larger than 256 MiB")
 
     /// At most four times what is there is asked for at once, so that memory follows what the blob really delivers.

@@ -35,7 +35,8 @@ public func startThread(named name: String, _ body: @escaping @Sendable () -> Vo
     pthread_detach(thread)
 }
 
-/// A fixed number of threads that run jobs first in, first out. For work that uses the processor or waits for the
+/// Up to a fixed number of threads that run jobs first in, first out. A thread starts when a job finds none that is free, and
+/// lives until the process ends: a process has only those that it needs. For work that uses the processor or waits for the
 /// disk; nothing that waits for the network belongs here.
 public final class WorkerPool: Sendable {
     @safe
@@ -46,22 +47,31 @@ public final class WorkerPool: Sendable {
         let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
         var jobs: [@Sendable () -> Void] = []
         var head = 0
+        /// Threads that wait for a job, and all.
+        var idle = 0
+        var started = 0
 
         init() {
             unsafe pthread_mutex_init(mutex, nil)
             unsafe pthread_cond_init(condition, nil)
         }
 
-        func push(_ job: @escaping @Sendable () -> Void) {
+        /// Returns the number of a thread to start, if one is needed and there are fewer than `most`.
+        func push(_ job: @escaping @Sendable () -> Void, most: Int) -> Int? {
             unsafe pthread_mutex_lock(mutex)
+            defer { unsafe pthread_mutex_unlock(mutex) }
             jobs.append(job)
             unsafe pthread_cond_signal(condition)
-            unsafe pthread_mutex_unlock(mutex)
+            guard jobs.count - head > idle, started < most else { return nil }
+            started += 1
+            return started - 1
         }
 
         func next() -> @Sendable () -> Void {
             unsafe pthread_mutex_lock(mutex)
+            idle += 1
             while head == jobs.count { unsafe pthread_cond_wait(condition, mutex) }
+            idle -= 1
             let job = jobs[head]
             jobs[head] = {}
             head += 1
@@ -75,21 +85,23 @@ public final class WorkerPool: Sendable {
     }
 
     private let queue = Queue()
+    private let name: String
+    private let threads: Int
 
-    /// Starts `threads` threads; they live until the process ends.
+    /// - Parameter threads: how many there are at most.
     public init(named name: String, threads: Int) {
         precondition(threads > 0)
-        for index in 0..<threads {
-            let queue = queue
-            startThread(named: "\(name)-\(index)") {
-                while true { queue.next()() }
-            }
-        }
+        self.name = name
+        self.threads = threads
     }
 
     /// Queues a job.
     public func submit(_ job: @escaping @Sendable () -> Void) {
-        queue.push(job)
+        guard let number = queue.push(job, most: threads) else { return }
+        let queue = queue
+        startThread(named: "\(name)-\(number)") {
+            while true { queue.next()() }
+        }
     }
 
     /// Queues a job and waits for its result, without a thread of the cooperative pool.

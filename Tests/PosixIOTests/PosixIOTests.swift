@@ -107,6 +107,46 @@ struct CompletionTests {
     }
 }
 
+@Suite("Worker pools")
+struct WorkerPoolTests {
+    @Test("a pool has the threads that its jobs need, up to its number")
+    func threadsStartWhenNeeded() async {
+        let pool = WorkerPool(named: "lazy", threads: 3)
+        #expect(threads("lazy-") == 0)
+        await pool.run {}
+        #expect(threads("lazy-") == 1)
+        let gate = Completion()
+        let running = Mutex(0)
+        for _ in 0..<5 {
+            pool.submit {
+                running.withLock { $0 += 1 }
+                let held = Monitor(false)
+                gate.whenFinished { held.withLock { $0 = true } }
+                held.wait { $0 ? () : nil }
+            }
+        }
+        #expect(await eventually { running.withLock { $0 } == 3 })
+        #expect(threads("lazy-") == 3)
+        gate.finish()
+        #expect(await eventually { running.withLock { $0 } == 5 })
+    }
+
+    /// How many threads of this process have a name that begins so.
+    private func threads(_ prefix: String) -> Int {
+        guard let directory = unsafe opendir("/proc/self/task") else { return -1 }
+        defer { unsafe closedir(directory) }
+        var count = 0
+        while let entry = unsafe readdir(directory) {
+            let number = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { name in
+                unsafe String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            let name = try? readFile("/proc/self/task/\(number)/comm", limit: 64).array
+            if let name, String(decoding: name, as: UTF8.self).hasPrefix(prefix) { count += 1 }
+        }
+        return count
+    }
+}
+
 @Suite("Owned bytes")
 struct BytesTests {
     @Test("what was written is what is shared")

@@ -43,7 +43,8 @@ extension Library {
     ) async throws(FSError) -> [Layer] {
         let descriptors = manifest.distinctLayers
         let results = await withTaskGroup(of: (Int, Result<Layer, FSError>).self) { group in
-            for (position, descriptor) in descriptors.enumerated() {
+            // The largest first: its index takes longest, and the others are read and built beside it.
+            for (position, descriptor) in descriptors.enumerated().sorted(by: { $0.element.size > $1.element.size }) {
                 group.addTask { [self] in
                     do throws(FSError) {
                         let layer = try await checkedLayer(repository, descriptor, of: manifest, digest)
