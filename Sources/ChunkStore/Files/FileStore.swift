@@ -256,7 +256,12 @@ public final class FileStore: Sendable {
         guard starts else { return }
         thread.submit { [self] in
             write(key, size: size, fill)
-            state.withLock { $0.waiting -= 1 }
+            let isLast = state.withLock { state in
+                state.waiting -= 1
+                return state.waiting == 0
+            }
+            // One for many: a name that is lost with the system's power only costs its file's being made again.
+            if isLast { try? Descriptor.open(directory, O_RDONLY | O_DIRECTORY).synchronize() }
         }
     }
 
