@@ -21,13 +21,34 @@ extension BlobIO {
         let size = layer.index.attributes(record).size
         guard mayMaterialise(layer, size: size), let key = layer.fileKey(record) else { return nil }
         let file = files.find(key, size: size)
-        guard isUse else { return file }
-        if files.noteUse(key), file == nil {
-            files.materialise(key, size: size) { [store] (writer) throws(SystemError) in
-                try FileFiller(store: store, layer: layer).fill(record, &writer)
-            }
-        }
+        if isUse { noteUse(files, layer, record, key, isThere: file != nil) }
         return file
+    }
+
+    /// Whether any materialised file may be found now.
+    public var mayHaveMaterialised: Bool { store.files?.mayHaveFiles ?? false }
+
+    /// Counts a use of each file that a recording saw opened or read, one for however often: where the kernel opens
+    /// files by itself, and reads what it has, nobody sees more. As in `materialised`, one that was used before is
+    /// materialised in the background.
+    public func materialiseUsed(in recording: Recording) {
+        guard let files = store.files else { return }
+        var counted: Set<FileKey> = []
+        recording.forEachOpened { layer, record in
+            let size = layer.index.attributes(record).size
+            guard mayMaterialise(layer, size: size), let key = layer.fileKey(record), counted.insert(key).inserted
+            else {
+                return
+            }
+            noteUse(files, layer, record, key, isThere: files.find(key, size: size) != nil)
+        }
+    }
+
+    private func noteUse(_ files: FileStore, _ layer: Layer, _ record: UInt32, _ key: FileKey, isThere: Bool) {
+        guard files.noteUse(key), !isThere else { return }
+        files.materialise(key, size: layer.index.attributes(record).size) { [store] (writer) throws(SystemError) in
+            try FileFiller(store: store, layer: layer).fill(record, &writer)
+        }
     }
 }
 

@@ -131,9 +131,12 @@ public final class BlobIO: Sendable {
     public var streamingLayers: [StreamingLayer] { plain.register.snapshot }
 
     /// Waits until what has come is in the store, for at most five seconds: members are packed after their readers were
-    /// answered, and a process that ends before has to fetch them again. What is on its way is not waited for.
+    /// answered, and a process that ends before has to fetch them again. What is on its way is not waited for. Then, for
+    /// at most two seconds, for files that are being materialised: where each job has a mount of its own, there is no
+    /// other time for them.
     public func settle() {
         landing.waitUntilPacked(nanoseconds: 5_000_000_000)
+        store.files?.waitUntilIdle(nanoseconds: 2_000_000_000)
     }
 
     // MARK: Opening

@@ -5,6 +5,9 @@ public enum OpenMode: String, Sendable, CaseIterable {
     case none
     /// The daemon, which can give the kernel a file to read from.
     case daemon
+    /// The daemon for as long as that gives the kernel files to read from, then the kernel alone. What a mount used is
+    /// materialised after its end, so that a later one has it.
+    case auto
 }
 
 /// Whether the kernel may read materialised files by itself.
@@ -40,7 +43,7 @@ public struct FuseOptions: Sendable {
     public var readAheadKiB: Int?
     /// Who answers opens.
     public var openMode: OpenMode
-    /// Whether the kernel may read materialised files by itself; only with `OpenMode.daemon`.
+    /// Whether the kernel may read materialised files by itself; not with `OpenMode.none`.
     public var passthrough: PassthroughMode
 
     /// The file-system type that mounts show, in `/proc/self/mountinfo` and elsewhere.
@@ -78,7 +81,7 @@ public struct FuseOptions: Sendable {
     }
 
     /// Whether the kernel is asked for passthrough.
-    var wantsPassthrough: Bool { openMode == .daemon && passthrough == .auto }
+    var wantsPassthrough: Bool { openMode != .none && passthrough == .auto }
 
     /// The arguments of fuse_session_new(3), program name first.
     var arguments: [String] {

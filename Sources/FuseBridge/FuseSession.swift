@@ -290,8 +290,14 @@ public final class FuseSession: @unchecked Sendable {
 
     // MARK: Passthrough
 
-    /// Whether the kernel reads materialised files of this mount by itself, as far as is known by now.
-    public var hasPassthrough: Bool { options.wantsPassthrough && isPassthroughOn.load(ordering: .relaxed) }
+    /// Whether the kernel could read materialised files of this mount by itself, as far as is known by now.
+    var hasPassthrough: Bool { options.wantsPassthrough && isPassthroughOn.load(ordering: .relaxed) }
+
+    /// Whether it is given them.
+    public var isPassing: Bool { hasPassthrough && !openFiles.isOver }
+
+    /// Whether what this mount used is to be materialised after its end, for a next one.
+    public var materialisesAtEnd: Bool { options.openMode == .auto && hasPassthrough }
 
     /// Lends a file to the kernel; its number, or nil where it is refused, from then on for all files.
     func lend(_ descriptor: CInt) -> Int32? {

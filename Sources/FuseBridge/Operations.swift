@@ -116,7 +116,7 @@ private func refuse(_ request: fuse_req_t?) {
     if flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0 { return unsafe refuse(request) }
     let session = unsafe session(request)
     // The kernel remembers it, and opens and closes by itself from then on.
-    if session.options.openMode == .none { return unsafe Reply(request).error(ENOSYS) }
+    guard session.answersOpen() else { return unsafe Reply(request).error(ENOSYS) }
     unsafe session.open(Reply(request), NodeID(rawValue: node))
 }
 

@@ -41,11 +41,26 @@ extension FuseSession {
         }
     }
 
+    /// Whether an open that has come is answered; else the kernel is told that none needs to be.
+    func answersOpen() -> Bool {
+        switch options.openMode {
+        case .none: false
+        case .daemon: true
+        case .auto: openFiles.isWorthAnswering(hasFiles: hasPassthrough && fileSystem.mayHaveMaterialised)
+        }
+    }
+
+    /// What an open that is answered means to the file.
+    private var use: FileUse {
+        guard hasPassthrough else { return .none }
+        return options.openMode == .daemon ? .counts : .reads
+    }
+
     func open(_ reply: consuming Reply, _ node: NodeID, _ parked: ParkedRequest? = nil) {
         switch fileSystem.open(node) {
         case .ready((let handle, let keepCache)):
             guard options.wantsPassthrough else { return answerOpen(reply, node, handle, keepCache) }
-            switch fileSystem.backing(node, isUse: isPassthroughOn.load(ordering: .relaxed)) {
+            switch fileSystem.backing(node, use) {
             case .never: answerOpen(reply, node, handle, keepCache)
             case .none: openLarge(reply, node, handle, keepCache, nil)
             case .file(let file): openLarge(reply, node, handle, keepCache, file)

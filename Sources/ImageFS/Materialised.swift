@@ -12,11 +12,19 @@ public enum FileBacking: Sendable {
     case file(MaterialisedFile)
 }
 
+/// What an open means for a file's becoming materialised.
+public enum FileUse: Sendable {
+    /// Nothing: a file would be of no use.
+    case none
+    /// A file would be read from; none is made for this open (`FileSystem.finish` may have one made).
+    case reads
+    /// The same, and it counts as a use: from the second on a file is made.
+    case counts
+}
+
 extension FileSystem {
-    /// The materialised file of a node. Never waits for the network.
-    ///
-    /// - Parameter isUse: the node is being opened, and a file would be of use.
-    public func backing(_ id: NodeID, isUse: Bool) -> FileBacking {
+    /// The materialised file of a node that is being opened. Never waits for the network.
+    public func backing(_ id: NodeID, _ use: FileUse) -> FileBacking {
         guard case .tree(let tree, let record) = place(id) else { return .never }
         let source = tree.source(record)
         let attributes = source.layer.index.attributes(source.record)
@@ -24,8 +32,11 @@ extension FileSystem {
             return .never
         }
         let inode = source.layer.index.inode(source.record)
-        let file = library.blobs.materialised(source.layer, record: inode, isUse: isUse)
-        if isUse, file != nil { source.layer.noteHiddenReads(inode) } else if isUse { source.layer.noteOpen(inode) }
+        let file = library.blobs.materialised(source.layer, record: inode, isUse: use == .counts)
+        if use != .none, file != nil { source.layer.noteHiddenReads(inode) } else { source.layer.noteOpen(inode) }
         return file.map { .file($0) } ?? .none
     }
+
+    /// Whether any file at all may be materialised now.
+    public var mayHaveMaterialised: Bool { library.blobs.mayHaveMaterialised }
 }

@@ -57,6 +57,35 @@ import Testing
         #expect(try names(in: path) == [key.name, key.name + ".note"].sorted())
     }
 
+    @Test func itSaysWhetherThereMayBeFiles() throws {
+        let (key, bytes) = content(1)
+        var store = open()
+        #expect(!store.mayHaveFiles)
+        _ = store.noteUse(key)
+        #expect(!store.mayHaveFiles)
+        write(store, key, bytes)
+        #expect(store.mayHaveFiles)
+        store = open()
+        #expect(store.mayHaveFiles)
+        #expect(store.prune(keeping: 0) == 0)
+        #expect(!store.mayHaveFiles)
+    }
+
+    @Test func whoWaitsForTheThreadGivesUpInTime() {
+        let store = open()
+        let (key, bytes) = content(1)
+        let mayEnd = Monitor(false)
+        store.materialise(key, size: UInt64(bytes.count)) { _ in
+            mayEnd.wait { $0 ? () : nil }
+            return false
+        }
+        store.waitUntilIdle(nanoseconds: 1_000_000)
+        #expect(store.find(key, size: UInt64(bytes.count)) == nil)
+        mayEnd.withLock { $0 = true }
+        store.waitUntilIdle()
+        #expect(store.statistics.files == 0)
+    }
+
     @Test func keysOfChunksDifferInEveryPart() {
         let digest = Digest(words: (1, 2, 3, 4))
         func key(_ chunks: [ChunkKey], zeros: UInt32 = 0) -> FileKey {

@@ -12,7 +12,8 @@ struct MaterialisedFileTests {
 
     /// The ways to serve one.
     static let passthrough = ["--open=daemon"]
-    static let ways: [[String]] = [passthrough, ["--open=daemon", "--passthrough=off"], ["--open=none"]]
+    static let auto = ["--open=auto"]
+    static let ways: [[String]] = [passthrough, auto, ["--open=daemon", "--passthrough=off"], ["--open=none"]]
 
     private func materialised(_ cache: String) -> [String] {
         namesInDirectory("\(cache)/files").filter { $0.hasSuffix(".note") }.map {
@@ -91,6 +92,73 @@ struct MaterialisedFileTests {
         for segment in namesInDirectory("\(cache.path)/chunks") { _ = unsafe unlink("\(cache.path)/chunks/\(segment)") }
         let second = try CrfsMount(cache: cache.path, arguments: way + ["--deadline", "3"])
         #expect(try Reader(second.path(name)).finish() == expected)
+    }
+
+    // MARK: --open=auto
+
+    /// Whether opens are answered with files for the kernel.
+    private func isPassing(_ mount: CrfsMount) throws -> Bool {
+        try status(mount.cache, "d['mounts'][0]['passthrough']") == "True"
+    }
+
+    /// A cache directory of which two mounts, each with the default options, used the big file.
+    private func usedTwice(_ registry: RegistryServer) throws -> TemporaryDirectory {
+        try registry.pushCorpus("estargz")
+        let cache = try TemporaryDirectory("cache")
+        for round in 1...2 {
+            let mount = try CrfsMount(cache: cache.path)
+            let file = mount.path("images/\(registry.host)/corpus/estargz/\(big)")
+            #expect(try fingerprint(file) == fingerprint(file))
+            // Nothing to give: the first open had no answer, and so none has.
+            #expect(try !isPassing(mount))
+            #expect(materialised(cache.path).isEmpty)
+            #expect(mount.stop() == .exited(0))
+            #expect(materialised(cache.path).count == round - 1)
+        }
+        return cache
+    }
+
+    @Test func theThirdMountThatUsesAFileHasItReadByTheKernel() throws {
+        let registry = try RegistryServer()
+        let cache = try usedTwice(registry)
+        let mount = try CrfsMount(cache: cache.path)
+        let file = mount.path("images/\(registry.host)/corpus/estargz/\(big)")
+        let sum = try runChecked("sha256sum", [materialised(cache.path)[0]]).text.prefix(64)
+        #expect(try everyWay(file) == Array(repeating: String(sum), count: 4))
+        try #require(mount.logLines(containing: "passthrough").isEmpty, "this machine has no passthrough")
+        #expect(try isPassing(mount))
+        #expect(try status(cache.path, "d['reads']['from_store'] + d['reads']['from_flights']") == "0")
+    }
+
+    @Test func opensAreAnsweredUntilThatGivesNothingMoreAndNoFileIsReadByTheKernel() throws {
+        let registry = try RegistryServer()
+        let cache = try usedTwice(registry)
+        let mount = try CrfsMount(cache: cache.path)
+        let root = mount.path("images/\(registry.host)/corpus/estargz")
+        let directory = try TemporaryDirectory("held")
+        let holder = try BackgroundProcess(
+            "python3",
+            ["-c", mappedProgram, "\(root)/\(big)", directory.path],
+            log: directory.file("output")
+        )
+        #expect(waitUntil { (try? FileStatus(directory.file("ready"))) != nil })
+        try #require(mount.logLines(containing: "passthrough").isEmpty, "this machine has no passthrough")
+        let opens = "import sys\nfor _ in range(1100): open(sys.argv[1], 'rb').close()"
+        try runChecked("python3", ["-c", opens, "\(root)/etc/hosts"])
+        // Whoever opens the file now without an answer could not map it.
+        #expect(try isPassing(mount))
+        let sum = try runChecked("sha256sum", [materialised(cache.path)[0]]).text.prefix(64)
+        #expect(try everyWay("\(root)/\(big)") == Array(repeating: String(sum), count: 4))
+        try writeFile(directory.file("go"), "")
+        #expect(holder.wait(seconds: 60) == .exited(0))
+        // RELEASE comes some time after the last close.
+        let isOver = waitUntil {
+            _ = try? runChecked("python3", ["-c", opens, "\(root)/etc/hosts"])
+            return (try? isPassing(mount)) == false
+        }
+        #expect(isOver)
+        #expect(try everyWay("\(root)/\(big)") == Array(repeating: String(sum), count: 4))
+        #expect(mount.logLines(containing: "error").isEmpty)
     }
 
     @Test(arguments: ways)

@@ -56,6 +56,20 @@ struct Stage {
     func layers(_ rest: String) -> String { mount.path("layers/\(registry.host)/\(rest)") }
 }
 
+/// A value of the JSON that a command writes, as Python sees it: `value` is an expression in `d`.
+func json(_ result: ProcessResult, _ value: String) throws -> String {
+    #expect(result.isSuccess, "\(result)")
+    let program = "import json,sys; d=json.load(sys.stdin); print(\(value))"
+    let answer = try run("python3", ["-c", program], input: result.output)
+    #expect(answer.isSuccess, "\(answer)")
+    return String(answer.text.dropLast())
+}
+
+/// The same of what `crfs status` says of a cache directory's daemon.
+func status(_ cache: String, _ value: String) throws -> String {
+    try json(CrfsProgram.run(["status", "--json", "--cache-dir", cache]), value)
+}
+
 /// Expects the tree at `root` to be exactly the manifest's.
 func expectTree(
     _ root: String,

@@ -194,6 +194,22 @@ public final class Recording: Sendable {
         )
     }
 
+    /// Calls `body` with every inode record that was opened or read until now, once for each.
+    func forEachOpened(_ body: (Layer, UInt32) -> Void) {
+        recorder.sortEvents()
+        let parts = state.withLock { state in
+            for part in state.parts { part.noteOpened() }
+            return state.parts
+        }
+        for part in parts {
+            var inodes: Set<UInt32> = []
+            part.opened.forEach { record in
+                let inode = part.layer.index.inode(record)
+                if inodes.insert(inode).inserted { body(part.layer, inode) }
+            }
+        }
+    }
+
     /// Whether something was read since the last `run`.
     public var hasNews: Bool {
         recorder.sortEvents()

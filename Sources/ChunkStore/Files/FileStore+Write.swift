@@ -81,7 +81,8 @@ extension FileStore {
         }
     }
 
-    /// Writes a file: temporary, fsync, rename, fsync of the directory, note.
+    /// Writes a file: temporary, fsync, rename, note. The fsync is what tells that the disk took it; the directory's comes
+    /// after the last of those that wait.
     func write(
         _ key: FileKey,
         size: UInt64,
@@ -98,7 +99,6 @@ extension FileStore {
             if let digest {
                 guard unsafe rename(path(key) + ".tmp-", path(key)) == 0 else { throw SystemError.last("rename") }
                 isNamed = true
-                try Descriptor.open(directory, O_RDONLY | O_DIRECTORY).synchronize()
                 try finish(key, digest, size: size)
             }
         } catch {

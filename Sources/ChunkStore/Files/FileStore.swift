@@ -41,8 +41,9 @@ public final class FileStore: Sendable {
         var waiting = 0
     }
 
-    /// Smaller files are not materialised: opening them costs more than reading them.
-    public static let leastSize: UInt64 = 128 << 10
+    /// Smaller files are not materialised: as files of their own they take more room, and gain little
+    /// (docs/decisions/0017-opens-answered-while-they-help.md).
+    public static let leastSize: UInt64 = 32 << 10
     /// Files that are kept open.
     static let mostOpen = 256
     /// Jobs that may wait; what is beyond is asked for again by its next use.
@@ -80,11 +81,17 @@ public final class FileStore: Sendable {
         }
     }
 
-    /// Waits until the thread has done what it was given so far.
-    public func waitUntilIdle() {
+    /// Waits until the thread has done what it was given so far, or until the time is over.
+    public func waitUntilIdle(nanoseconds: UInt64 = .max) {
         let isDone = Monitor(false)
         thread.submit { isDone.withLock { $0 = true } }
-        isDone.wait { $0 ? () : nil }
+        // Further ahead than any clock that counts in signed seconds.
+        _ = isDone.wait(nanoseconds: min(nanoseconds, 1 << 60)) { $0 ? () : nil }
+    }
+
+    /// Whether there may be any file now. As long as the directory was not read it goes by what was used earlier.
+    public var mayHaveFiles: Bool {
+        state.withLock { $0.isScanned ? account.files.load(ordering: .relaxed) > 0 : !$0.seen.isEmpty }
     }
 
     func path(_ key: FileKey) -> String { "\(directory)/\(key.name)" }
@@ -256,7 +263,12 @@ public final class FileStore: Sendable {
         guard starts else { return }
         thread.submit { [self] in
             write(key, size: size, fill)
-            state.withLock { $0.waiting -= 1 }
+            let isLast = state.withLock { state in
+                state.waiting -= 1
+                return state.waiting == 0
+            }
+            // One for many: a name that is lost with the system's power only costs its file's being made again.
+            if isLast { try? Descriptor.open(directory, O_RDONLY | O_DIRECTORY).synchronize() }
         }
     }
 

@@ -21,8 +21,11 @@ extension FileSystem {
     }
 
     /// To be called when the mount is gone: writes the profiles of its images, and ends what is fetched for them.
-    public func finish() async {
-        await uses?.finish()
+    ///
+    /// - Parameter materialises: files that this mount used, and an earlier one before it, are materialised from what is
+    ///   in the store, in the background; for mounts whose opens nobody counts.
+    public func finish(materialises: Bool = false) async {
+        await uses?.finish(materialises: materialises)
     }
 }
 

@@ -119,8 +119,10 @@ final class ImageUse: Sendable {
 
     /// Puts what was read until now into the profile.
     ///
-    /// - Parameter isOver: the use ends with that.
-    func save(isOver: Bool) {
+    /// - Parameters:
+    ///   - isOver: the use ends with that.
+    ///   - materialises: what was used counts as used, for materialised files.
+    func save(isOver: Bool, materialises: Bool = false) {
         let (recording, jobs) = state.withLock { state in
             state.isOver = state.isOver || isOver
             return (state.recording, state.jobs)
@@ -130,6 +132,7 @@ final class ImageUse: Sendable {
             for job in jobs { job.cancel() }
             recording.end()
         }
+        if materialises { table.blobs.materialiseUsed(in: recording) }
         let run = recording.run()
         // A look around is no run: it says nothing of what the job needs.
         guard run.hasOpened else { return }
@@ -232,13 +235,13 @@ final class ImageUseTable: Sendable {
     }
 
     /// Saves all profiles and ends all uses.
-    func finish() async {
+    func finish(materialises: Bool) async {
         state.withLock { $0.isOver = true }
-        await pool.run { self.saveAll(isOver: true) }
+        await pool.run { self.saveAll(isOver: true, materialises: materialises) }
         state.withLock { $0.uses = [:] }
     }
 
-    private func saveAll(isOver: Bool) {
-        for use in state.withLock({ Array($0.uses.values) }) { use.save(isOver: isOver) }
+    private func saveAll(isOver: Bool, materialises: Bool = false) {
+        for use in state.withLock({ Array($0.uses.values) }) { use.save(isOver: isOver, materialises: materialises) }
     }
 }

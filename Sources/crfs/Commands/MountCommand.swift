@@ -71,16 +71,17 @@ struct MountCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Who answers when a file is opened: none (opening costs what it does on a disk), or daemon (files of 128 KiB "
-                + "and more that were opened before are then read by the kernel itself).",
+            "Who answers when a file is opened: none (opening costs what it does on a disk), daemon (files of 32 KiB "
+                + "and more that were opened before are then read by the kernel itself), or auto (daemon where an earlier "
+                + "mount left such files, for as long as it helps, then none).",
             valueName: "mode"
         )
     )
-    var open = OpenMode.none
+    var open = OpenMode.auto
 
     @Option(
         help: ArgumentHelp(
-            "With --open=daemon: whether the kernel may read files by itself where it can: auto or off.",
+            "Not with --open=none: whether the kernel may read files by itself where it can: auto or off.",
             valueName: "mode"
         )
     )

@@ -56,8 +56,10 @@ extension StatusReport {
         ]
         for mount in mounts {
             var text = "\(mount.point), since \(utcText(mount.since)) UTC"
-            if mount.openMode == "daemon" {
-                text += mount.passthrough ? ", opens answered, passthrough" : ", opens answered"
+            if mount.passthrough {
+                text += ", opens answered, passthrough"
+            } else if mount.openMode == "daemon" {
+                text += ", opens answered"
             }
             if mount.isForeground { text += ", in the foreground of process \(mount.process)" }
             if mount.waits.now > 0 { text += ", \(mount.waits.now) requests wait" }

@@ -98,7 +98,7 @@ final class Owner: Sendable {
     private func watch(_ mount: Mount) {
         mount.session.waitUntilUnmounted()
         // Writes down what was read.
-        runBlocking { await mount.fileSystem.finish() }
+        runBlocking { await mount.fileSystem.finish(materialises: mount.session.materialisesAtEnd) }
         stack.logger.notice("unmounted \(mount.session.options.mountPoint)")
         state.withLock { $0.mounts.removeAll { $0.number == mount.number } }
         mount.end.finish()

@@ -16,9 +16,9 @@ struct StatusReport: Codable {
         var isForeground: Bool
         /// Seconds since 1970.
         var since: Int64
-        /// Who answers opens: `none` (the kernel) or `daemon`.
+        /// Who answers opens: `none` (the kernel), `daemon`, or `auto` (the daemon while it helps).
         var openMode: String
-        /// Whether the kernel reads materialised files by itself.
+        /// Whether the kernel is given materialised files to read by itself, now.
         var passthrough: Bool
         var waits: Waits
 
@@ -254,7 +254,7 @@ extension Owner {
                     isForeground: mount.isForeground,
                     since: mount.since,
                     openMode: mount.session.options.openMode.rawValue,
-                    passthrough: mount.session.hasPassthrough,
+                    passthrough: mount.session.isPassing,
                     waits: StatusReport.Waits(mount.session.waits)
                 )
             },
