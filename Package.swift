@@ -94,14 +94,18 @@ let package = Package(
             "ImageFS",
             ["BlobIO", "LayerFormat", "ChunkStore", "OCIRegistry", "HTTPTransport", "OCIModel", "PosixIO", log]
         ),
+        module(
+            "ImageConverter",
+            ["LayerWriter", "OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO"]
+        ),
         // Row 6
         module("FuseBridge", ["CShims", "CFuse3", "ImageFS", "BlobIO", "ChunkStore", "PosixIO", log]),
         // Row 7
         .executableTarget(
             name: "crfs",
             dependencies: [
-                "Control", "FuseBridge", "ImageFS", "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore", "OCIRegistry",
-                "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", "CShims", log, arguments,
+                "Control", "FuseBridge", "ImageFS", "ImageConverter", "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore",
+                "OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", "CShims", log, arguments,
             ],
             swiftSettings: swiftSettings
         ),

@@ -28,12 +28,16 @@ public enum LayerConverter {
         return try Conversion(input: input, output: output, size: size, options: options, report: progress).run()
     }
 
+    private static let layerSuffixes = [
+        ".chunked.tar.zst", ".tar.gz", ".tar.zst", ".tgz", ".tzst", ".tar", ".esgz", ".stargz", ".gz", ".zst",
+    ]
+
+    /// Whether a path ends as those of layer files do.
+    public static func isLayerName(_ path: String) -> Bool { layerSuffixes.contains { path.hasSuffix($0) } }
+
     /// Where the result of a conversion goes when nobody says: beside the input, with another suffix.
     public static func defaultOutput(for input: String, format: OutputFormat) -> String {
-        let known = [
-            ".chunked.tar.zst", ".tar.gz", ".tar.zst", ".tgz", ".tzst", ".tar", ".esgz", ".stargz", ".gz", ".zst",
-        ]
-        for suffix in known where input.hasSuffix(suffix) && !input.hasSuffix("/" + suffix) && input != suffix {
+        for suffix in layerSuffixes where input.hasSuffix(suffix) && !input.hasSuffix("/" + suffix) && input != suffix {
             return input.dropLast(suffix.count) + format.fileSuffix
         }
         return input + format.fileSuffix

@@ -101,6 +101,12 @@ public struct ManifestIndex: Sendable {
         }
         return best?.descriptor
     }
+
+    /// The platforms it has, for messages.
+    public var platformList: String {
+        let names = manifests.compactMap(\.platform).map(\.description).filter { $0 != "unknown/unknown" }
+        return names.isEmpty ? "none" : names.joined(separator: ", ")
+    }
 }
 
 /// What crfs needs of an image configuration.

@@ -231,6 +231,15 @@ extension RegistryClient {
                 return nil
             }
             if let refusal = StatusRule.refusal(answer.response) { throw refusal }
+            if answer.response.url != url {
+                // A server that sends on in its turn is asked once, not for every read.
+                locations.remember(
+                    read.key,
+                    answer.response.url,
+                    now: monotonicNanoseconds(),
+                    signedAt: answer.redirectedAt ?? wallClockSeconds()
+                )
+            }
             return try content(answer.response, read)
         } catch {
             // Whatever it was: another storage server may be better off.

@@ -87,14 +87,25 @@ public struct UniqueBytes: ~Copyable, @unchecked Sendable {
 @safe
 public final class SharedBytes: @unchecked Sendable {
     // SAFETY: never written after `init`; freed when the last owner goes.
+    private enum Memory { case allocated, mapped }
+
     /// Where the bytes are.
     public let base: UnsafeRawPointer
     /// How many there are.
     public let count: Int
+    private let memory: Memory
 
     fileprivate init(owning base: UnsafeMutableRawPointer, count: Int) {
         unsafe self.base = UnsafeRawPointer(base)
         self.count = count
+        memory = .allocated
+    }
+
+    /// The bytes of a mapped file, which are read when they are touched.
+    public init(_ mapping: consuming Mapping) {
+        count = mapping.count
+        unsafe base = mapping.release()
+        memory = .mapped
     }
 
     /// A copy of an array.
@@ -106,7 +117,10 @@ public final class SharedBytes: @unchecked Sendable {
     }
 
     deinit {
-        unsafe free(UnsafeMutableRawPointer(mutating: base))
+        switch memory {
+        case .allocated: unsafe free(UnsafeMutableRawPointer(mutating: base))
+        case .mapped: _ = unsafe munmap(UnsafeMutableRawPointer(mutating: base), count)
+        }
     }
 
     /// The bytes.

@@ -25,6 +25,13 @@ public struct Mapping: ~Copyable, @unchecked Sendable {
         _ = unsafe munmap(UnsafeMutableRawPointer(mutating: base), count)
     }
 
+    /// Gives up ownership without unmapping.
+    consuming func release() -> UnsafeRawPointer {
+        let base = unsafe self.base
+        discard self
+        return unsafe base
+    }
+
     /// The file's bytes.
     public var span: RawSpan {
         @_lifetime(borrow self)

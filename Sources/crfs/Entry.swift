@@ -20,12 +20,17 @@ struct CRFS: ParsableCommand {
             crfs serves /layers/<host>/<repository>/… and /images/<host>/<repository>/<tag or digest>/… as a read-only \
             file system. Bytes are fetched when they are read.
 
+            Every option can also stand in a configuration file (--config FILE, $CRFS_CONFIG, else \
+            /etc/crfs/config.toml, for other users than root ~/.config/crfs/config.toml first) and in the environment, as \
+            CRFS_CACHE_DIR for --cache-dir. The command line beats the environment, and the environment the file.
+
             Exit codes: 0 done, 1 failed, 2 the command line cannot be used.
             """,
         version: Version.text,
         subcommands: [
-            MountCommand.self, UnmountCommand.self, ConvertCommand.self, InspectCommand.self, ListCommand.self,
-            CatCommand.self, WarmCommand.self, ProfileCommand.self, IndexCommand.self, StatusCommand.self,
+            MountCommand.self, UnmountCommand.self, ConvertCommand.self, OptimizeCommand.self, InspectCommand.self,
+            ListCommand.self, CatCommand.self, WarmCommand.self, ProfileCommand.self, IndexCommand.self,
+            StatusCommand.self,
             CacheCommand.self, VersionCommand.self,
         ],
         defaultSubcommand: MountCommand.self
@@ -47,6 +52,7 @@ struct CRFS: ParsableCommand {
     /// Runs a command line; the exit code.
     static func run(_ arguments: [String]) -> CInt {
         do {
+            let arguments = try Configuration(arguments, variable: environment).completed()
             var command = try parseAsRoot(arguments)
             try command.run()
             return 0

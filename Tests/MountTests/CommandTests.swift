@@ -30,7 +30,7 @@ struct CommandTests {
 
     @Test(arguments: [
         [], ["mount"], ["umount"], ["convert"], ["stargzify"], ["inspect"], ["ls"], ["cat"], ["version"],
-        ["status"], ["cache"], ["cache", "stat"], ["cache", "prune"], ["cache", "verify"],
+        ["optimize"], ["status"], ["cache"], ["cache", "stat"], ["cache", "prune"], ["cache", "verify"],
     ])
     func everyCommandHasHelp(command: [String]) throws {
         let result = try CrfsProgram.run(command + ["--help"])

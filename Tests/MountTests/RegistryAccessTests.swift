@@ -144,6 +144,29 @@ struct RegistryAccessTests {
         #expect(try leaks([rules.access], in: [mount.log] + files(below: mount.cache)) == [])
     }
 
+    @Test func aRegistryThatWantsAClientCertificateIsMounted() throws {
+        let directory = try TemporaryDirectory("client")
+        let storage = try directory.makeDirectory("storage")
+        let certificates = try directory.makeDirectory("certificates")
+        try RegistryService.fill(storage)
+        try makeCertificates(in: certificates)
+        let registry = try RegistryService.start(storage: storage)
+        let front = try CertificateFront(registry: registry.host, certificates: certificates, isRequired: true)
+        let certs = try directory.makeDirectory("certs.d/\(front.host)")
+        try writeFile(
+            "\(certs)/hosts.toml",
+            """
+            server = "https://\(front.host)"
+            ca = "\(certificates)/ca.crt"
+            client = [["\(certificates)/client.pem", "\(certificates)/client-key.pem"]]
+
+            """
+        )
+        let mount = try CrfsMount(arguments: ["--hosts-dir", directory.file("certs.d")])
+        try expectTree(mount.path("images/\(front.host)/corpus/estargz"), is: "merged", flags: ["--native"] + tocFlags)
+        #expect(try front.accesses().allSatisfy { $0.contains("CN=crfs test client") })
+    }
+
     @Test func aRepositoryOfFiftyThousandTagsIsListedInBoundedMemory() throws {
         let directory = try TemporaryDirectory("tags")
         let storage = try directory.makeDirectory("storage")

@@ -148,8 +148,11 @@ struct FaultTests {
         #expect(try registry.requests("registry").map { $0.headers["authorization"] != nil } == [false, true])
     }
 
-    @Test func aSpentRedirectIsAskedForAnew() async throws {
-        let registry = try await FakeRegistry.start(#"{"blob": 300000, "redirect": {"uses": 2}}"#)
+    @Test(arguments: [400, 401, 403, 404, 410])
+    func aSpentRedirectIsAskedForAnew(_ status: Int) async throws {
+        let registry = try await FakeRegistry.start(
+            #"{"blob": 300000, "redirect": {"uses": 2, "spent": \#(status)}}"#
+        )
         let client = makeClient()
         for offset in 0..<5 {
             let bytes = try await client.readArray(blob.address(registry), offset, 100)

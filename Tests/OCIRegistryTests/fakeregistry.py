@@ -17,7 +17,7 @@ Scenario:
   catalog      list of lists of repository names
   tokens       {"life": seconds a token works, "expires_in": what the answer says (absent: nothing), "field": name of the
                token's field, "delay": seconds before the answer}; the registry then wants a bearer token
-  redirect     {"uses": how often a URL works before it is 403} blobs are redirected to the storage server;
+  redirect     {"uses": how often a URL works before it is 403, or "spent": another status} blobs are redirected to the storage server;
                {"to": URL} they are redirected there
   rules        list of {"match": regular expression on "role METHOD path", "mode": …, "times": N or absent for all, …}; the
                first that matches is used:
@@ -221,7 +221,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             left = self.world.signatures.get(query[4:], 0)
             self.world.signatures[query[4:]] = left - 1
         if left <= 0:
-            return self.answer(403, b"<Error/>")
+            return self.answer(self.world.scenario["redirect"].get("spent", 403), b"<Error/>")
         self.serve_blob()
 
     def serve_blob(self):

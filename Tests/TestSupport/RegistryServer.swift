@@ -158,7 +158,8 @@ public final class RegistryServer: Sendable {
     }
 }
 
-/// Makes `ca.crt`, `server.crt` and `server-key.pem` (for 127.0.0.1 and localhost) in `directory`.
+/// Makes `ca.crt`, `server.crt` and `server-key.pem` (for 127.0.0.1 and localhost), `client.pem` and `client-key.pem` in
+/// `directory`.
 ///
 /// The directory also serves as skopeo's `--cert-dir`, which takes every `.key` for a client's: hence the name of the
 /// server's, and the CA's own stays outside.
@@ -180,12 +181,25 @@ public func makeCertificates(in directory: String) throws {
         ]
     )
     try writeFile(authority.file("extensions"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    let signing = [
+        "-CA", "\(directory)/ca.crt", "-CAkey", authority.file("ca.key"), "-CAcreateserial", "-days", "2",
+    ]
+    try runChecked(
+        "openssl",
+        ["x509", "-req", "-in", authority.file("server.csr")] + signing + [
+            "-extfile", authority.file("extensions"), "-out", "\(directory)/server.crt",
+        ]
+    )
     try runChecked(
         "openssl",
         [
-            "x509", "-req", "-in", authority.file("server.csr"), "-CA", "\(directory)/ca.crt",
-            "-CAkey", authority.file("ca.key"), "-CAcreateserial", "-days", "2",
-            "-extfile", authority.file("extensions"), "-out", "\(directory)/server.crt",
+            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+            "/CN=crfs test client",
+            "-keyout", "\(directory)/client-key.pem", "-out", authority.file("client.csr"),
         ]
+    )
+    try runChecked(
+        "openssl",
+        ["x509", "-req", "-in", authority.file("client.csr")] + signing + ["-out", "\(directory)/client.pem"]
     )
 }

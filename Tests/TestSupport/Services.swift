@@ -140,11 +140,14 @@ public enum RegistryService {
     ///   - login: how it wants to know who asks.
     ///   - mirrorOf: makes it a pull-through cache of the registry at this URL.
     ///   - certificates: a directory of `makeCertificates`, for TLS.
+    ///   - redirectTo: sends clients for blobs to this origin, by the registry's own redirect middleware: to
+    ///     `/docker/registry/v2/blobs/sha256/<xx>/<hex>/data` there.
     public static func start(
         storage: String,
         login: RegistryLogin = .open,
         mirrorOf: String? = nil,
-        certificates: String? = nil
+        certificates: String? = nil,
+        redirectTo: String? = nil
     ) throws -> Service {
         try Service("registry", "docker-registry", ["serve", "{}/config.yml"]) { directory, port in
             var text = """
@@ -160,6 +163,9 @@ public enum RegistryService {
                 """
             if let certificates {
                 text += "  tls: {certificate: \(certificates)/server.crt, key: \(certificates)/server-key.pem}\n"
+            }
+            if let redirectTo {
+                text += "middleware: {storage: [{name: redirect, options: {baseurl: \"\(redirectTo)\"}}]}\n"
             }
             if let mirrorOf { text += "proxy: {remoteurl: \"\(mirrorOf)\"}\n" }
             switch login {
@@ -334,6 +340,8 @@ public struct SignedStorage: Sendable {
                         if ($secure_link = "0") { return 410; }
                         alias \(blobs)/;
                     }
+                    # For who is sent here by a registry's redirect middleware, which signs nothing.
+                    location /docker/registry/v2/blobs/sha256/ { alias \(blobs)/; }
                 }
             }
 

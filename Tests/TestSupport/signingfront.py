@@ -6,6 +6,7 @@
 DIRECTORY/configuration.json:
   port       where to listen (127.0.0.1)
   upstream   HOST:PORT of the registry that all else goes to, and that decides who may read a blob
+             (a registry's redirect middleware may send blobs here by their path in its storage: those are sent on, unasked)
   storage    scheme://host:port/prefix of the storage server, which has the registry's blobs (nginx, secure_link); "" for
              none: blobs come from the registry. Then it serves as an HTTP proxy, too, that sends every host's requests there.
   secret     what URLs are signed with
@@ -37,6 +38,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             file.write(json.dumps({"method": self.command, "path": self.path, "headers": headers, "body": ""}) + "\n")
         path = re.sub("^http://[^/]+", "", self.path)
         blob = wanted["storage"] and re.match(r"/v2/.+/blobs/sha256:([0-9a-f]{64})(\?|$)", path)
+        stored = wanted["storage"] and re.match(r"/docker/registry/v2/blobs/sha256/../([0-9a-f]{64})/data$", path)
+        if stored:
+            return self.finish_answer(307, {"Location": self.location(stored.group(1))}, b"")
         upstream = http.client.HTTPConnection(wanted["upstream"], timeout=30)
         try:
             forwarded = {name: value for name, value in self.headers.items() if name.lower() != "host" and not (blob and name.lower() == "range")}

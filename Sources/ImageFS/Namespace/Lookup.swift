@@ -314,14 +314,6 @@ enum LocalLayerName {
     }
 }
 
-extension ManifestIndex {
-    /// The platforms it has, for messages.
-    var platformList: String {
-        let names = manifests.compactMap(\.platform).map(\.description).filter { $0 != "unknown/unknown" }
-        return names.isEmpty ? "none" : names.joined(separator: ", ")
-    }
-}
-
 extension String {
     /// The text with `%xx` sequences decoded where they give printable ASCII; `%` stands for itself elsewhere.
     var percentDecoded: String {

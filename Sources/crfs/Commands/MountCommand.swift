@@ -86,6 +86,14 @@ struct MountCommand: ParsableCommand {
     )
     var passthrough = PassthroughMode.auto
 
+    @Option(
+        help: ArgumentHelp(
+            "Serve Prometheus metrics at /metrics of this address, as HOST:PORT; of the whole process.",
+            valueName: "address"
+        )
+    )
+    var metrics: String?
+
     @Option(help: ArgumentHelp("File for log lines when not in the foreground.", valueName: "path"))
     var logFile: String?
 
@@ -143,15 +151,17 @@ struct MountCommand: ParsableCommand {
     /// does not.
     private func serve(_ state: StateDirectory, _ signals: ServingSignals, _ report: (String) -> Void) throws {
         var access = access
-        if fuseDebug { access.logLevel = min(access.logLevel ?? .debug, .debug) }
+        if fuseDebug { access.registry.logLevel = min(access.registry.logLevel ?? .debug, .debug) }
         let owner: Owner
+        let metricsServer: MetricsServer?
         do {
+            metricsServer = try metrics.map { try MetricsServer($0) }
             let stack = try Stack(access, state: state, use: .serving)
-            owner = Owner(stack, options: access.processOptions)
+            owner = Owner(stack, options: access.processOptions.merging(["metrics": metrics ?? ""]) { $1 })
             _ = try owner.serve(
-                FuseMount(fuseOptions()),
+                FuseMount(try fuseOptions()),
                 settings(),
-                fuseOptions(),
+                try fuseOptions(),
                 process: getpid(),
                 isForeground: foreground
             )
@@ -162,6 +172,7 @@ struct MountCommand: ParsableCommand {
         }
         let logger = owner.stack.logger
         let server = listen(owner)
+        metricsServer?.start { owner.status().metrics }
         report("")
         signals.wait(logger, for: { owner.waitUntilUnused() }, unmount: { owner.end() }, abort: { owner.abort() })
         // Answers that are on their way still go out.
@@ -187,10 +198,17 @@ struct MountCommand: ParsableCommand {
 
     /// Mounts here, and has the owner of the cache directory serve it.
     private func join(_ channel: ControlChannel, _ signals: ServingSignals?) throws {
-        try access.requireSame(as: ControlChannel(directory: access.cacheDirectory).owner())
+        let owner = try ControlChannel(directory: access.cacheDirectory).owner()
+        try access.requireSame(as: owner)
+        if let metrics, owner.options["metrics"] != metrics {
+            throw CommandError(
+                "process \(owner.process) owns the cache directory \(access.cacheDirectory) and does not serve metrics at "
+                    + "\(metrics): leave --metrics out, or choose another --cache-dir"
+            )
+        }
         let mount: FuseMount
         do throws(FuseError) {
-            mount = try FuseMount(fuseOptions())
+            mount = try FuseMount(try fuseOptions())
         } catch {
             throw CommandError("\(error)")
         }
@@ -209,7 +227,7 @@ struct MountCommand: ParsableCommand {
             device: mount.device,
             settings: settings(),
             debug: fuseDebug,
-            readAheadKiB: fuseOptions().readAheadKiB,
+            readAheadKiB: try fuseOptions().readAheadKiB,
             openMode: open.rawValue,
             passthrough: passthrough.rawValue,
             isForeground: foreground
@@ -264,7 +282,7 @@ struct MountCommand: ParsableCommand {
         MountSettings(
             platform: access.platform.description,
             localDirectory: absolutePath(localDir),
-            listedHosts: listHost + access.insecureRegistry,
+            listedHosts: listHost + access.registry.insecureRegistry,
             allowedHosts: allowHost,
             rootMode: mountMode.bits,
             rootGroup: mountGid ?? getegid(),
@@ -275,7 +293,8 @@ struct MountCommand: ParsableCommand {
         )
     }
 
-    private func fuseOptions() -> FuseOptions {
+    private func fuseOptions() throws(FuseError) -> FuseOptions {
+        let kernel = try KernelSettings.fromEnvironment()
         let others = allowOther ?? (geteuid() == 0)
         return FuseOptions(
             mountPoint: absolutePath(mountPoint),
@@ -284,8 +303,8 @@ struct MountCommand: ParsableCommand {
             suid: suid,
             dev: dev,
             debug: fuseDebug,
-            // The kernel's 128 KiB keep a sequential reader at two requests (docs/decisions/0005-fuse-session.md).
-            readAheadKiB: geteuid() == 0 ? 1024 : nil,
+            kernel: kernel,
+            readAheadKiB: geteuid() == 0 ? kernel.readAheadKiB : nil,
             openMode: open,
             passthrough: passthrough
         )

@@ -54,6 +54,30 @@ struct ProfileChoice: ParsableArguments {
         }
     }
 
+    /// Files of the chunks, in order of first use.
+    func paths(of profile: Profile) throws -> [String] {
+        var indexes: [UInt16: LayerIndex] = [:]
+        var seen: Set<String> = []
+        var result: [String] = []
+        for item in profile.items {
+            let layer = profile.layers[Int(item.place.layer)]
+            if indexes[item.place.layer] == nil {
+                let path = "\(access.cacheDirectory)/layers/\(layer.digest.directoryName).idx"
+                do throws(LayerFormatError) {
+                    indexes[item.place.layer] = try LayerIndex(path: path, layer: layer.digest)
+                } catch {
+                    throw CommandError("cannot read the index of layer \(layer.digest): \(error); mount the image once")
+                }
+            }
+            guard let index = indexes[item.place.layer], index.tocDigest == layer.toc,
+                Int(item.place.position) < index.chunkCount
+            else { continue }
+            let path = index.path(index.chunk(index.chunkInBlobOrder(Int(item.place.position))).record)
+            if seen.insert(path).inserted { result.append(path) }
+        }
+        return result
+    }
+
     private func manifest() throws -> Digest {
         if let digest = Digest(image) { return digest }
         guard let reference = ImageReference(image) else { throw CommandError("\(image) is no image reference") }
@@ -132,7 +156,7 @@ struct ProfileShowCommand: ParsableCommand {
         var lines = OutputLines()
         func write(_ text: String) throws { try lines.write(Array(text.utf8)) }
         if files {
-            for path in try paths(of: profile) { try write(path) }
+            for path in try choice.paths(of: profile) { try write(path) }
             return try lines.flush()
         }
         try write("manifest \(profile.manifest)")
@@ -143,30 +167,6 @@ struct ProfileShowCommand: ParsableCommand {
         }
         for item in profile.items { try write("\(item.place.layer) \(item.place.position) \(item.age)") }
         try lines.flush()
-    }
-
-    /// Files of the chunks, in order of first use.
-    private func paths(of profile: Profile) throws -> [String] {
-        var indexes: [UInt16: LayerIndex] = [:]
-        var seen: Set<String> = []
-        var result: [String] = []
-        for item in profile.items {
-            let layer = profile.layers[Int(item.place.layer)]
-            if indexes[item.place.layer] == nil {
-                let path = "\(choice.access.cacheDirectory)/layers/\(layer.digest.directoryName).idx"
-                do throws(LayerFormatError) {
-                    indexes[item.place.layer] = try LayerIndex(path: path, layer: layer.digest)
-                } catch {
-                    throw CommandError("cannot read the index of layer \(layer.digest): \(error); mount the image once")
-                }
-            }
-            guard let index = indexes[item.place.layer], index.tocDigest == layer.toc,
-                Int(item.place.position) < index.chunkCount
-            else { continue }
-            let path = index.path(index.chunk(index.chunkInBlobOrder(Int(item.place.position))).record)
-            if seen.insert(path).inserted { result.append(path) }
-        }
-        return result
     }
 }
 

@@ -1,7 +1,6 @@
 public import ArgumentParser
 public import BlobIO
 internal import Glibc
-internal import HTTPTransport
 internal import ImageFS
 internal import Logging
 public import OCIModel
@@ -25,24 +24,7 @@ struct AccessOptions: ParsableArguments {
     )
     var verify: VerifyMode = .auto
 
-    @Option(help: ArgumentHelp("Certificate authorities to trust beside the system's.", valueName: "pem"))
-    var caFile: String?
-
-    @Option(
-        help: ArgumentHelp(
-            "Directory of hosts.toml files (mirrors, certificates), as containerd has it.",
-            valueName: "dir"
-        )
-    )
-    var hostsDir = "/etc/containerd/certs.d"
-
-    @Option(
-        help: ArgumentHelp(
-            "A registry that is spoken to by plain HTTP although it is not on this machine. May be repeated.",
-            valueName: "host[:port]"
-        )
-    )
-    var insecureRegistry: [String] = []
+    @OptionGroup var registry: RegistryAccessOptions
 
     @Option(
         help: ArgumentHelp(
@@ -68,11 +50,6 @@ struct AccessOptions: ParsableArguments {
     var tagTtl: Double = 15
 
     @Option(
-        help: ArgumentHelp("How long a reader waits for a registry that makes no progress.", valueName: "seconds")
-    )
-    var deadline: Double = 120
-
-    @Option(
         help: ArgumentHelp(
             "Bound of the file contents kept in the cache directory; 0: none there, only in memory.",
             valueName: "size"
@@ -88,14 +65,6 @@ struct AccessOptions: ParsableArguments {
     )
     var memoryCache = ByteSize(bytes: 64 << 20)
 
-    @Option(
-        help: ArgumentHelp(
-            "Log lines to write: trace, debug, info, notice, warning, error (default: notice for mount, else warning).",
-            valueName: "level"
-        )
-    )
-    var logLevel: Logger.Level?
-
     func validate() throws {
         guard tagTtl >= 0, tagTtl.isFinite else { throw ValidationError("--tag-ttl must be 0 or more seconds.") }
         guard cacheSize.bytes == 0 || cacheSize.bytes >= 16 << 20 else {
@@ -104,24 +73,20 @@ struct AccessOptions: ParsableArguments {
         for text in indexDigest where Digest(text) == nil {
             throw ValidationError("--index-digest: \(text) is no digest (sha256:<64 hexadecimal digits>).")
         }
-        guard deadline > 0, deadline.isFinite else { throw ValidationError("--deadline must be above 0 seconds.") }
-        for name in insecureRegistry where RegistryHost(name) == nil {
-            throw ValidationError("--insecure-registry: \(name) is no host.")
-        }
     }
 
     /// Options that hold for a whole process, by their names on the command line: mounts that share a process share these.
     var processOptions: [String: String] {
         [
             "verify": verify.rawValue,
-            "ca-file": caFile.map(absolutePath) ?? "",
-            "insecure-registry": Set(insecureRegistry.compactMap { RegistryHost($0)?.name }).sorted()
+            "ca-file": registry.caFile.map(absolutePath) ?? "",
+            "insecure-registry": Set(registry.insecureRegistry.compactMap { RegistryHost($0)?.name }).sorted()
                 .joined(separator: " "),
             "tag-ttl": "\(tagTtl)",
-            "deadline": "\(deadline)",
+            "deadline": "\(registry.deadline)",
             "cache-size": cacheSize.description,
             "memory-cache": memoryCache.description,
-            "hosts-dir": absolutePath(hostsDir),
+            "hosts-dir": absolutePath(registry.hostsDir),
             "index": index.rawValue,
             "index-from": Set(indexFrom).sorted().joined(separator: " "),
             "index-digest": Set(indexDigest).sorted().joined(separator: " "),
@@ -205,23 +170,13 @@ struct Stack: Sendable {
         temporary: TemporaryState? = nil,
         use: StackUse = .reading
     ) throws {
-        crfsConfigureProcess()
-        let level = options.logLevel ?? (use == .serving ? .notice : .warning)
-        LoggingSystem.bootstrap { _ in LineLogHandler(level: level) }
-        let logger = Logger(label: "crfs")
+        let logger = options.registry.startLogging(use == .serving ? .notice : .warning)
         self.logger = logger
         self.state = state
         self.temporary = temporary
         cacheBytes = options.contentLimit(in: state, use)
         contentBytes = cacheBytes > 0 ? cacheBytes : options.memoryCache.bytes
-        var registryOptions = RegistryOptions()
-        registryOptions.insecureHosts = Set(options.insecureRegistry.compactMap { RegistryHost($0)?.name })
-        registryOptions.caFile = options.caFile.map(absolutePath)
-        registryOptions.deadlineSeconds = min(options.deadline, Stack.kernelRequestLimit)
-        registryOptions.userAgent = Version.userAgent
-        registryOptions.hostsDirectory = absolutePath(options.hostsDir)
-        registryOptions.credentials = CredentialSources(variable: environment, user: geteuid())
-        registry = RegistryClient(transport: HTTPTransport(), options: registryOptions)
+        registry = options.registry.makeClient(deadlineLimit: Stack.kernelRequestLimit)
         var blobOptions = BlobIOOptions(indexDirectory: state.layerIndexDirectory)
         blobOptions.verify = options.verify
         blobOptions.memoryCacheBytes = options.memoryCache.bytes

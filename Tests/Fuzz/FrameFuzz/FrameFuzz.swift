@@ -30,7 +30,8 @@ public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
         format: .zstdChunked
     )
     if let index = try? LayerIndexBuilder.build(tocFrame: bytes, frame, source: source, note: { _ in }) {
-        precondition((try? LayerIndex(bytes: index.share(), layer: source.layerDigest))?.format == .zstdChunked)
+        let opened = try? LayerIndex(bytes: index.share(), layer: source.layerDigest)
+        precondition(opened?.format == .zstdChunked)
     }
     let text = unsafe String(decoding: input, as: UTF8.self)
     if let frame = TOCFrame(annotation: text), (try? frame.check(blobSize: 1 << 30)) != nil {

@@ -1,0 +1,60 @@
+internal import ArgumentParser
+internal import FoundationEssentials
+
+/// A command's options and sub-commands, as ArgumentParser describes them: the one list of what can be configured.
+struct CommandShape: Decodable {
+    struct Option: Decodable {
+        struct Name: Decodable {
+            var kind: String
+            var name: String
+        }
+
+        var kind: String
+        var isRepeating: Bool
+        var names: [Name]?
+
+        /// Its long names without the hyphens; a flag that can be taken back has a second one, `no-…`.
+        var longNames: [String] { (names ?? []).filter { $0.kind == "long" }.map(\.name) }
+        var isFlag: Bool { kind == "flag" }
+    }
+
+    private struct Tool: Decodable {
+        var command: CommandShape
+    }
+
+    var commandName: String
+    var aliases: [String]?
+    var defaultSubcommand: String?
+    var subcommands: [CommandShape]?
+    var arguments: [Option]?
+
+    /// The whole program's.
+    static func program() throws -> CommandShape {
+        let description = CRFS._dumpHelp()
+        do {
+            return try JSONDecoder().decode(Tool.self, from: Data(description.utf8)).command
+        } catch {
+            throw CommandError("cannot tell which options there are: \(error)")
+        }
+    }
+
+    /// Options that a configuration can set, by their first long name. `help` and `version` are questions, not settings.
+    var options: [(name: String, option: Option)] {
+        (arguments ?? []).compactMap { option in
+            guard option.kind != "positional", let name = option.longNames.first, name != "help", name != "version"
+            else {
+                return nil
+            }
+            return (name, option)
+        }
+    }
+
+    func subcommand(_ name: String) -> CommandShape? {
+        subcommands?.first { $0.commandName == name || $0.aliases?.contains(name) == true }
+    }
+
+    /// Whether this command or one below it has an option of that name.
+    func knows(_ name: String) -> Bool {
+        options.contains { $0.name == name } || (subcommands ?? []).contains { $0.knows(name) }
+    }
+}
