@@ -173,5 +173,29 @@ WARM = (
     *_known(),
 )
 
+ANY = (
+    ratio("plain gzip, until the mount serves, of `curl | tar`", "serve-gzip", "curl-tar", most=1.0, of="serve"),
+    Limit("plain gzip, highest memory until the mount serves", Place("memory-gzip"), 96, "MiB"),
+    *(
+        ratio(
+            f"python from nothing, plain gzip with a published index, {origin}, of eStargz's",
+            "python-indexed",
+            "crfs",
+            most=1.5,
+            origin=origin,
+            of="python",
+        )
+        for origin in ("0 ms", "15 ms")
+    ),
+    ratio(
+        "python from nothing, plain gzip with a published index, bytes, of eStargz's",
+        "python-indexed",
+        "crfs",
+        most=1.5,
+        key="bytes",
+        of="python",
+    ),
+)
+
 # (heading, bars)
-ALL = (("Cold reads", COLD), ("Warm reads and metadata", WARM))
+ALL = (("Cold reads", COLD), ("Warm reads and metadata", WARM), ("Any image", ANY))

@@ -84,6 +84,32 @@ SCENARIOS = {
             "python-zstdchunked", "zstdchunked", ", zstd:chunked", variant="zstdchunked", against="python"
         ),
         _python("python-gzip", "gzip", ", plain gzip layers", variant="gzip", against="python"),
+        _python(
+            "python-indexed",
+            "indexed",
+            ", plain gzip layers with a published index",
+            needs=("index",),
+            against="python",
+        ),
+        Scenario(
+            "serve-gzip",
+            "serve-gzip",
+            "until the mount serves, plain gzip layers",
+            "nothing",
+            (LAZY,),
+            variant="gzip",
+            against="serve",
+        ),
+        Scenario(
+            "memory-gzip",
+            "serve-gzip",
+            "highest memory until then",
+            "nothing",
+            (LAZY,),
+            "MiB",
+            variant="gzip",
+            alone=True,
+        ),
         Scenario(
             "read-all", "read", "reading every file, mount or pull included", "nothing", (LAZY, PULL, BOUND)
         ),

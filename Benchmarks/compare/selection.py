@@ -42,7 +42,7 @@ FIRST = ("serve", "first-small", "first-large")
 PYTHON = ("python", "python-disk", "python-warm")
 READ = ("read-all", "read-all-disk", "read-all-warm")
 KNOWN = ("serve-known", "idle", "index-layer", "index-merged")
-LATER = ("python-landmark", "python-profile", "python-zstdchunked", "python-gzip")
+LATER = ("python-landmark", "python-profile", "python-zstdchunked", "python-gzip", "python-indexed")
 # What an option of crfs can change: there it is shown beside.
 WITH_BACKGROUND = (*FIRST, "python", "python-profile", "python-landmark", "read-all", "jobs-stay")
 WITH_OPEN = ("python-warm", "read-all-warm", "hot", "large-warm", "large-known", "open", "jobs", "jobs-stay")
@@ -122,6 +122,8 @@ BENCH = Selection(
         Row(("python-profile",), ("crfs",), (PLAIN[50],)),
         Row(("python-landmark",), BEST, (PLAIN[15],)),
         Row(("python-zstdchunked", "python-gzip"), ("crfs",), (PLAIN[15],)),
+        Row(("serve-gzip", "memory-gzip"), ("crfs",)),
+        Row(("python-indexed",), ("crfs",), (PLAIN[0], PLAIN[15])),
         Row(("serve", "python", "read-all"), PULLS, (TLS_15, GBIT)),
         Row(("python",), ("crfs",), (TLS_15,)),
         Row(("read-all",), ("crfs",), (TLS_15, GBIT)),
@@ -180,7 +182,7 @@ CHECK = Selection(
         ),
         Row(
             ("find-warm", *KNOWN, "python-profile", "python-gzip", "read-all-disk", "fio-disk", "hot")
-            + ("large-warm", "large-known", "open", "jobs-stay"),
+            + ("large-warm", "large-known", "open", "jobs-stay", "serve-gzip", "memory-gzip", "python-indexed"),
             (*CRFS, *OPENS, "ext4"),
             image="small",
         ),

@@ -92,8 +92,20 @@ def stored_manifest(work, repository, tag):
     """(digest, manifest) of a tag, from the registry's files: no request disturbs the origin's counts."""
     registry = work / "registry/docker/registry/v2"
     digest = (registry / f"repositories/{repository}/_manifests/tags/{tag}/current/link").read_text().strip()
-    manifest = json.loads((registry / f"blobs/sha256/{digest[7:9]}/{digest[7:]}/data").read_text())
-    return digest, manifest
+    return digest, _stored_json(registry, digest)
+
+
+def stored_layers(work, repository, tag):
+    """The layers' descriptors of the image that a tag leads to, also through an index that lists it first."""
+    _, manifest = stored_manifest(work, repository, tag)
+    if "manifests" in manifest:
+        registry = work / "registry/docker/registry/v2"
+        manifest = _stored_json(registry, manifest["manifests"][0]["digest"])
+    return manifest["layers"]
+
+
+def _stored_json(registry, digest):
+    return json.loads((registry / f"blobs/sha256/{digest[7:9]}/{digest[7:]}/data").read_text())
 
 
 def free_bytes(path):

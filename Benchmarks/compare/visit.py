@@ -51,10 +51,10 @@ class Visit:
         """Drops the kernel's caches, then takes the origin's files into memory again."""
         tools.drop_caches()
         if self.origin:
-            _, manifest = tools.stored_manifest(
+            layers = tools.stored_layers(
                 self.work, self.image.reference_repo, self.image.variants[self.variant]
             )
-            tools.warm_blobs(self.work, [layer["digest"] for layer in manifest["layers"]])
+            tools.warm_blobs(self.work, [layer["digest"] for layer in layers])
             self.mark = self.origin.start_count()
 
     def mount(self):

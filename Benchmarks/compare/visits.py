@@ -80,6 +80,22 @@ def python_variant(name, prefetch=False):
     return run
 
 
+def serve_gzip(visit):
+    """All layers are streamed and indexed before the root can be listed."""
+    visit.contender.require(visit.image, visit.origin, "gzip", visit.left())
+    mounted = visit.start_from_nothing("gzip")
+    visit.note("serve-gzip", mounted.seconds)
+    if highest := visit.contender.peak_memory():
+        visit.note("memory-gzip", highest / (1 << 20))
+
+
+def indexed(visit):
+    """The job by the tag that binds a published index to the gzip image; somebody else made the index, before."""
+    variant = visit.contender.publish_index(visit.image, "gzip", visit.left())
+    mounted = visit.start_from_nothing(variant)
+    visit.note("python-indexed", mounted.seconds + steps.job(visit, mounted))
+
+
 def profile(visit):
     """The job with nothing but the profile in the cache, as recorded by one run of it on a cache of its own."""
     contender = visit.contender
@@ -205,6 +221,8 @@ VISITS = {
     "stargz": python_variant("python-stargz"),
     "zstdchunked": python_variant("python-zstdchunked"),
     "gzip": python_variant("python-gzip"),
+    "indexed": indexed,
+    "serve-gzip": serve_gzip,
     "profile": profile,
     "read": read,
     "read-8": read_shared,

@@ -25,6 +25,8 @@ public struct BlobIOOptions: Sendable {
     public var proofDelay: UInt64 = 20_000_000_000
     /// How often the state of a layer that streams is logged, in nanoseconds.
     public var streamLogNanoseconds: UInt64 = 10_000_000_000
+    /// After how many bytes of its tar the state of a layer that streams is saved, for a process that comes after this one.
+    public var streamSaveBytes: UInt64 = 16 << 20
 
     /// The defaults, with this directory.
     public init(indexDirectory: String) {
@@ -108,7 +110,8 @@ public final class BlobIO: Sendable {
             indexDirectory: options.indexDirectory,
             store: store,
             log: log,
-            logInterval: options.streamLogNanoseconds
+            logInterval: options.streamLogNanoseconds,
+            saveSpacing: options.streamSaveBytes
         )
         opener = LayerOpener(options: options, workers: workers, log: log, limits: limits, plain: plain)
     }
@@ -175,12 +178,10 @@ public final class BlobIO: Sendable {
         hint: (@Sendable () async -> PlainHint?)? = nil
     ) async throws(BlobError) -> Layer {
         let promise = options.verify == .off ? .none : TOCPromise(descriptor)
-        let layer = try await layers.open(LayerTable.Key(digest: descriptor.digest, promise: promise)) {
-            [opener] isDamaged in
-            await opener.open(descriptor, promise: promise, at: place, hint: hint, streams: streams, anew: isDamaged)
+        return try await layers.open(LayerTable.Key(digest: descriptor.digest, promise: promise), at: place) {
+            [opener] places, isDamaged in
+            await opener.open(descriptor, promise: promise, at: places, hint: hint, streams: streams, anew: isDamaged)
         }
-        layer.add(place)
-        return layer
     }
 
     /// Opens a local layer file (known by device, inode, size and times). Opening the same file again gives the same
@@ -195,8 +196,9 @@ public final class BlobIO: Sendable {
             }
         }
         let (file, digest) = try opened.get()
-        return try await layers.open(LayerTable.Key(digest: digest, promise: .none)) { [opener, workers] isDamaged in
-            await opener.open(file, digest: digest, at: Place(file, pool: workers), anew: isDamaged)
+        let place = Place(file, pool: workers)
+        return try await layers.open(LayerTable.Key(digest: digest, promise: .none), at: place) {
+            [opener] places, isDamaged in await opener.open(file, digest: digest, at: places, anew: isDamaged)
         }
     }
 }

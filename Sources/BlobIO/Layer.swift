@@ -41,7 +41,7 @@ public final class Layer: Sendable {
     let usage: LayerUsage
     /// Keys of files that are not one chunk, once they were worked out.
     let fileKeys = Mutex<[UInt32: FileKey]>([:])
-    private let places: Mutex<[Place]>
+    let places: PlaceList
 
     init(
         index: LayerIndex,
@@ -49,7 +49,7 @@ public final class Layer: Sendable {
         isProved: Bool = true,
         digest: Digest,
         name: String,
-        place: Place,
+        places: PlaceList,
         local: LocalFile?,
         promise: TOCPromise,
         verifiesChunks: Bool,
@@ -65,7 +65,7 @@ public final class Layer: Sendable {
         self.name = name
         self.local = local
         self.verifiesChunks = verifiesChunks
-        places = Mutex([place])
+        self.places = places
     }
 
     /// Whether the index proved wrong after the layer was opened with it; every read fails then.
@@ -85,37 +85,14 @@ public final class Layer: Sendable {
         )
     }
 
-    /// Adds a place to read from after those that are known.
-    func add(_ place: Place) {
-        places.withLock { places in
-            if !places.contains(where: { $0.name == place.name }) { places.append(place) }
-        }
-    }
-
-    /// The place that is asked first.
-    var firstPlace: Place? { places.withLock { $0.first } }
-
     /// What is known of the way to the first place.
-    var link: LinkEstimate { places.withLock { $0.first }?.link() ?? .unknown }
+    var link: LinkEstimate { places.first.link() }
 
-    /// Reads a request's range from the first place that gives it, and what one fails to give from the next; the error
-    /// is the first place's.
+    /// Reads what has not come of a request from the layer's places.
     ///
-    /// - Parameter fresh: the last answer was wrong: begin with the next place where there is one, and ask anew.
+    /// - Parameter fresh: the last answer was wrong.
     func fetch(_ span: SpanAssembler, _ priority: TransferPriority, fresh: Bool) async throws(BlobError) {
-        var places = places.withLock { $0 }
-        if fresh && places.count > 1 { places.append(places.removeFirst()) }
-        var failure: BlobError?
-        for place in places {
-            do throws(BlobError) {
-                try await place.stream(span.rest, priority, fresh, nil) { span.take($0) }
-                if span.rest.count == 0 { return }
-                throw BlobError(.unavailable, "\(name): \(place.name) did not answer all of \(span.range)")
-            } catch {
-                if failure == nil { failure = error }
-            }
-        }
-        throw failure ?? BlobError(.unavailable, "\(name) has no place to be read from")
+        try await places.stream(span.rest, priority, fresh: fresh) { span.take($0) }
     }
 
     /// The SHA-256 of the uncompressed tar, where crfs has computed it: of a plain layer.

@@ -33,7 +33,7 @@ struct LayerOpener: Sendable {
     func open(
         _ descriptor: ContentDescriptor,
         promise: TOCPromise,
-        at place: Place,
+        at places: PlaceList,
         hint: (@Sendable () async -> PlainHint?)? = nil,
         streams: Bool = true,
         anew: Bool
@@ -48,7 +48,7 @@ struct LayerOpener: Sendable {
             promise: promise,
             frame: descriptor.tocFramePosition.flatMap { TOCFrame(annotation: $0) },
             name: name,
-            place: place,
+            places: places,
             streams: streams,
             hint: hint
         )
@@ -56,13 +56,13 @@ struct LayerOpener: Sendable {
     }
 
     /// Opens a local file's layer.
-    func open(_ file: LocalFile, digest: Digest, at place: Place, anew: Bool) async -> Result<Layer, BlobError> {
+    func open(_ file: LocalFile, digest: Digest, at places: PlaceList, anew: Bool) async -> Result<Layer, BlobError> {
         let subject = LayerSubject(
             digest: digest,
             size: file.size,
             promise: .none,
             name: "local layer \(file.path)",
-            place: place,
+            places: places,
             local: file
         )
         return await open(subject, anew: anew)
@@ -85,7 +85,7 @@ struct LayerOpener: Sendable {
                 isProved: opened.hint == nil,
                 digest: subject.digest,
                 name: subject.name,
-                place: subject.place,
+                places: subject.places,
                 local: subject.local,
                 promise: subject.promise,
                 verifiesChunks: options.verify != .off || index.format.isPlain,

@@ -38,11 +38,15 @@ struct LayerSubject: Sendable {
     var frame: TOCFrame?
     /// How messages name it.
     var name: String
-    var place: Place
+    /// Where it is read from: the place that it was opened at, and those of all who opened it since.
+    var places: PlaceList
     /// The file behind a local layer.
     var local: LocalFile?
     /// A plain layer is streamed for its index.
     var streams = true
     /// Finds an index that somebody made of it, if it is a plain layer.
     var hint: (@Sendable () async -> PlainHint?)?
+
+    /// The place that is asked for its TOC.
+    var place: Place { places.first }
 }

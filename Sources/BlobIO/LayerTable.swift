@@ -16,8 +16,12 @@ final class LayerTable: Sendable {
 
     /// A layer on its way.
     private final class Opening: Sendable {
+        /// Where it is read from. Who waits adds a place.
+        let places: PlaceList
         private let completion = Completion()
         private let result = Mutex<Result<Layer, BlobError>?>(nil)
+
+        init(_ place: Place) { places = PlaceList(place) }
 
         func finish(_ result: Result<Layer, BlobError>) {
             self.result.withLock { $0 = result }
@@ -57,18 +61,25 @@ final class LayerTable: Sendable {
         self.failureMemory = failureMemory
     }
 
-    /// The open layer, or what `start` gives; a layer whose index proved damaged is opened anew. Callers that come while it runs get the same. What is cancelled is the
+    /// The open layer, or what `start` gives; a layer whose index proved damaged is opened anew. Callers that come while it
+    /// runs get the same; each adds its place to the layer's, also while that is being opened. What is cancelled is the
     /// waiting, never the opening.
     func open(
         _ key: Key,
-        _ start: @escaping @Sendable (_ isDamaged: Bool) async -> Result<Layer, BlobError>
+        at place: Place,
+        _ start: @escaping @Sendable (_ places: PlaceList, _ isDamaged: Bool) async -> Result<Layer, BlobError>
     ) async throws(BlobError) -> Layer {
-        switch entries.withLock({ LayerTable.step(&$0, key) }) {
-        case .done(let result): return try result.get()
-        case .wait(let opening): return try await opening.value().get()
+        switch entries.withLock({ LayerTable.step(&$0, key, place) }) {
+        case .done(let result):
+            let layer = try result.get()
+            layer.places.add(place)
+            return layer
+        case .wait(let opening):
+            opening.places.add(place)
+            return try await opening.value().get()
         case .start(let opening, let isDamaged):
             Task {
-                let result = await start(isDamaged)
+                let result = await start(opening.places, isDamaged)
                 self.note(key, result)
                 opening.finish(result)
             }
@@ -76,7 +87,7 @@ final class LayerTable: Sendable {
         }
     }
 
-    private static func step(_ entries: inout [Key: Entry], _ key: Key) -> Step {
+    private static func step(_ entries: inout [Key: Entry], _ key: Key, _ place: Place) -> Step {
         var isDamaged = false
         switch entries[key] {
         case .opening(let opening): return .wait(opening)
@@ -89,7 +100,7 @@ final class LayerTable: Sendable {
             if monotonicNanoseconds() < until { return .done(.failure(error)) }
         case nil: break
         }
-        let opening = Opening()
+        let opening = Opening(place)
         entries[key] = .opening(opening)
         return .start(opening, isDamaged: isDamaged)
     }

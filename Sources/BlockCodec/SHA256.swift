@@ -1,6 +1,21 @@
 internal import CShims
 public import OCIModel
 
+/// What a SHA-256 is between two updates, for a later process to go on with: 104 bytes (docs/stream-journal.md). Any 104
+/// bytes are one; whether they are the right ones shows in the digest.
+public struct SHA256State: Sendable, Equatable {
+    /// How many bytes it takes.
+    public static let byteCount = Int(CRFS_SHA256_STATE)
+    /// The bytes.
+    public let bytes: [UInt8]
+
+    /// Takes what was kept; nil for another number of bytes.
+    public init?(_ bytes: [UInt8]) {
+        guard bytes.count == SHA256State.byteCount else { return nil }
+        self.bytes = bytes
+    }
+}
+
 /// A running SHA-256 (FIPS 180-4), by libcrypto. Traps when libcrypto has no memory.
 @safe
 public struct SHA256: ~Copyable {
@@ -13,8 +28,27 @@ public struct SHA256: ~Copyable {
         precondition(unsafe crfs_sha256_begin(context) == 1, "libcrypto has no SHA-256")
     }
 
+    /// Goes on where another hash was.
+    public init(resuming state: SHA256State) {
+        self.init()
+        let context = unsafe context
+        // SAFETY: a state has the bytes that the shim reads.
+        unsafe state.bytes.withUnsafeBufferPointer { unsafe crfs_sha256_resume(context, $0.baseAddress) }
+    }
+
     deinit {
         unsafe crfs_sha256_free(context)
+    }
+
+    /// What it is now.
+    public var state: SHA256State {
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: SHA256State.byteCount) { buffer, count in
+            // SAFETY: the buffer has the bytes that the shim writes.
+            unsafe crfs_sha256_save(context, buffer.baseAddress)
+            count = SHA256State.byteCount
+        }
+        guard let state = SHA256State(bytes) else { preconditionFailure("a state of another size") }
+        return state
     }
 
     /// Adds bytes.

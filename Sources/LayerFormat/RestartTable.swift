@@ -164,14 +164,8 @@ public final class RestartTable: @unchecked Sendable {
     public func point(_ number: Int) -> GzipPoint? {
         let span = spans[number]
         guard format == .tarGzip, span.isPoint else { return nil }
-        var window: [UInt8] = []
-        if span.windowCount > 0 {
-            let packed = unsafe UnsafeRawBufferPointer(start: base + Int(span.windowAt), count: Int(span.windowCount))
-            var inflater = Inflater()
-            guard let bytes = try? unsafe inflater.inflate(packed.bytes, wanted: 1, limit: 32 << 10) else { return nil }
-            window = unsafe bytes.span.withUnsafeBytes { unsafe [UInt8]($0) }
-        }
-        return GzipPoint(bits: span.bits, byte: span.byte, window: window)
+        let packed = unsafe UnsafeRawBufferPointer(start: base + Int(span.windowAt), count: Int(span.windowCount))
+        return unsafe span.point(packed.bytes)
     }
 
     /// Bytes of the file.
@@ -185,7 +179,7 @@ public final class RestartTable: @unchecked Sendable {
 }
 
 extension RestartSpan {
-    fileprivate init(_ bytes: UnsafeRawBufferPointer, at start: Int) {
+    init(_ bytes: UnsafeRawBufferPointer, at start: Int) {
         func get<T: BitwiseCopyable>(_ at: Int, _: T.Type) -> T {
             // SAFETY: the caller's record lies inside of the bytes.
             unsafe bytes.loadUnaligned(fromByteOffset: start + at, as: T.self)
@@ -199,7 +193,18 @@ extension RestartSpan {
         byte = get(45, UInt8.self)
     }
 
-    fileprivate func append(to bytes: inout [UInt8]) {
+    /// What inflation needs at this span; nil when its packed window is damaged.
+    func point(_ packed: borrowing RawSpan) -> GzipPoint? {
+        var window: [UInt8] = []
+        if packed.byteCount > 0 {
+            var inflater = Inflater()
+            guard let bytes = try? inflater.inflate(packed, wanted: 1, limit: 32 << 10) else { return nil }
+            window = unsafe bytes.span.withUnsafeBytes { unsafe [UInt8]($0) }
+        }
+        return GzipPoint(bits: bits, byte: byte, window: window)
+    }
+
+    func append(to bytes: inout [UInt8]) {
         for value in [offset, position, end, length, windowAt] { bytes.appendLittleEndian(value) }
         bytes.appendLittleEndian(windowCount)
         bytes += [bits, byte, isPoint ? 1 : 0, 0]
@@ -207,11 +212,11 @@ extension RestartSpan {
 }
 
 extension [UInt8] {
-    fileprivate mutating func appendLittleEndian(_ value: some FixedWidthInteger) {
+    mutating func appendLittleEndian(_ value: some FixedWidthInteger) {
         for index in 0..<(value.bitWidth / 8) { append(UInt8(truncatingIfNeeded: value >> (8 * index))) }
     }
 
-    fileprivate mutating func put(_ value: some FixedWidthInteger, at start: Int) {
+    mutating func put(_ value: some FixedWidthInteger, at start: Int) {
         for index in 0..<(value.bitWidth / 8) { self[start + index] = UInt8(truncatingIfNeeded: value >> (8 * index)) }
     }
 }
@@ -246,6 +251,11 @@ public struct RestartWriter: ~Copyable {
         span.byte = point.byte
         guard !point.window.isEmpty else { return }
         let packed = unsafe deflater.gzip(point.window.span.bytes)
+        add(packed: packed, to: &span)
+    }
+
+    /// Keeps a window that is packed already.
+    mutating func add(packed: [UInt8], to span: inout RestartSpan) {
         guard write(packed) else {
             span.isPoint = false
             return
@@ -269,6 +279,20 @@ public struct RestartWriter: ~Copyable {
         guard memory.count + bytes.count <= RestartWriter.mostInMemory else { return false }
         memory += bytes
         return true
+    }
+
+    /// The packed window of a span, as it was kept; nil when it cannot be had.
+    mutating func packed(_ span: RestartSpan) -> [UInt8]? {
+        let count = Int(span.windowCount)
+        guard count > 0 else { return [] }
+        guard let descriptor = file.take() else {
+            let start = Int(span.windowAt) - RestartLayout.headerBytes
+            guard start >= 0, start + count <= memory.count else { return nil }
+            return Array(memory[start..<start + count])
+        }
+        let bytes = SavedStream.bytes(of: descriptor, at: span.windowAt, count)
+        file = consume descriptor
+        return bytes
     }
 
     /// Writes spans and header, and gives the table: mapped where it is a file.

@@ -21,13 +21,15 @@ final class Bench: Sendable {
         failureMemory: UInt64 = 0,
         registry: RegistryClient? = nil,
         limits: FetchLimits = .nothingAhead,
-        proofDelay: UInt64 = 3_600_000_000_000
+        proofDelay: UInt64 = 3_600_000_000_000,
+        saveBytes: UInt64 = 1 << 20
     ) throws {
         directory = try TemporaryDirectory("blobio")
         var options = BlobIOOptions(indexDirectory: indexDirectory ?? directory.file("layers"))
         options.verify = verify
         options.memoryCacheBytes = cacheBytes
         options.proofDelay = proofDelay
+        options.streamSaveBytes = saveBytes
         blobIO = BlobIO(
             registry: registry,
             options: options,

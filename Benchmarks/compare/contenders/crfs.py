@@ -4,7 +4,7 @@ import functools
 import os
 import subprocess
 
-from compare import cleanup, tools
+from compare import cleanup, origin, tools
 from compare.contenders import base
 
 # What a version of crfs may lack, by what a scenario needs: (its name in the report, the command whose help
@@ -14,6 +14,7 @@ FEATURES = {
     "landmark": ("prefetch", ("mount",), "--prefetch"),
     "profile": ("profiles", (), "profile"),
     "open": ("the option --open", ("mount",), "--open"),
+    "index": ("published indexes", (), "index"),
 }
 # Formats that a version may not read, by variant; and how crfs says that.
 FORMATS = {"gzip": "plain gzip layers", "zstdchunked": "zstd:chunked"}
@@ -45,6 +46,7 @@ class Crfs(base.Daemon):
         super().__init__(work)
         self.reads = {}  # variant -> whether it is read
         self.profiles = None
+        self.published = set()  # images whose index this run has published
 
     def unavailable(self):
         if not os.access(binary(), os.X_OK):
@@ -116,6 +118,24 @@ class Crfs(base.Daemon):
             sum(file.stat().st_size for file in (self.cache() / name).glob("*.idx"))
             for name in ("layers", "images")
         )
+
+    def publish_index(self, image, variant, limit):
+        """Publishes the index of an image's plain layers, by this crfs, once in a run; the variant that has it.
+
+        The origin is read-only: a registry of its own writes into the same storage.
+        """
+        indexed = f"{variant}-indexed"
+        if image.name not in self.published:
+            self.forget()
+            registry = origin.Registry(self.directory("registry"), self.work / "registry", readonly=False)
+            try:
+                reference = f"{registry.address}/{image.reference_repo}:{image.variants[variant]}"
+                cleanup.run([*self.command("index"), "--bind", indexed, reference], timeout=limit)
+            finally:
+                registry.close()
+            self.published.add(image.name)
+        image.variants[indexed] = indexed
+        return indexed
 
     # Profiles.
 

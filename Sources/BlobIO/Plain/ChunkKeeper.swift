@@ -28,38 +28,73 @@ final class ChunkKeeper: Sendable {
 
     /// Keeps a chunk for which there is room, and notes its digest.
     func keep(_ chunk: SharedBytes, number: Int, of ledger: ChunkLedger) {
-        ledger.begin()
+        let entry = ledger.begin(number)
         threads.submit { [self] in
             let digest = SHA256.digest(of: chunk.span)
             store.insert(ChunkKey(content: digest, length: UInt32(chunk.count)), chunk.span)
             giveBack(chunk.count)
-            ledger.end(number, digest)
+            ledger.end(entry, digest)
         }
     }
 }
 
-/// The digests of one layer's chunks as they become known.
+/// The digests of one layer's chunks as they become known, in the order of the chunks.
 ///
 /// LOCK ORDER: the lock is a leaf.
 final class ChunkLedger: Sendable {
     private struct State {
-        var pending = 0
-        var digests: [(number: Int, digest: Digest)] = []
+        var numbers: [Int] = []
+        var digests: [Digest?] = []
+        /// So many from the first on are known.
+        var known = 0
+
+        mutating func count() {
+            while known < digests.count, digests[known] != nil { known += 1 }
+        }
     }
 
     private let state = Monitor(State())
 
-    func begin() { state.withLock { $0.pending += 1 } }
-
-    func end(_ number: Int, _ digest: Digest) {
+    /// Adds a chunk of this number; gives the entry that its digest belongs to.
+    func begin(_ number: Int) -> Int {
         state.withLock { state in
-            state.pending -= 1
-            state.digests.append((number, digest))
+            state.numbers.append(number)
+            state.digests.append(nil)
+            return state.digests.count - 1
+        }
+    }
+
+    func end(_ entry: Int, _ digest: Digest) {
+        state.withLock { state in
+            state.digests[entry] = digest
+            state.count()
+        }
+    }
+
+    /// Adds a chunk whose digest is known.
+    func add(_ number: Int, _ digest: Digest) {
+        state.withLock { state in
+            state.numbers.append(number)
+            state.digests.append(digest)
+            state.count()
+        }
+    }
+
+    /// How many chunks were added.
+    var count: Int { state.withLock { $0.digests.count } }
+
+    /// The digests of some entries; nil when one is not known yet.
+    func digests(_ entries: Range<Int>) -> [Digest]? {
+        state.withLock { state in
+            entries.upperBound <= state.known ? state.digests[entries].compactMap { $0 } : nil
         }
     }
 
     /// Waits until all that began has ended.
     func settled() -> [(number: Int, digest: Digest)] {
-        state.wait { state in state.pending == 0 ? state.digests : nil }
+        state.wait { state in
+            guard state.known == state.digests.count else { return nil }
+            return zip(state.numbers, state.digests).compactMap { number, digest in digest.map { (number, $0) } }
+        }
     }
 }

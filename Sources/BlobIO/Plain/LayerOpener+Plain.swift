@@ -38,7 +38,9 @@ extension LayerOpener {
         let path = path(subject)
         let index = await workers.run { [self] () -> Result<LayerIndex, BlobError> in
             do throws(LayerFormatError) {
-                return .success(try keep(result.index, subject, path: path))
+                let index = try keep(result.index, subject, path: path)
+                plain.forgetStream(subject.digest)
+                return .success(index)
             } catch {
                 return .failure(BlobError(error, name: subject.name))
             }
@@ -98,7 +100,7 @@ extension LayerOpener {
             digest: subject.digest,
             size: subject.size,
             name: subject.name,
-            place: subject.place,
+            places: subject.places,
             isLocal: subject.local != nil
         )
     }

@@ -20,16 +20,18 @@ struct PlainIngest {
     let progress: StreamProgress
     /// Where restart points go; nil for memory.
     let restartPath: String?
+    /// After how many bytes of the tar the state is saved.
+    let saveSpacing: UInt64
 
-    /// Reads the queue to its end.
-    func run() throws(BlobError) -> PlainResult {
+    /// Reads the queue, which begins where the journal ends, to its end.
+    func run(_ journal: StreamJournal?) throws(BlobError) -> PlainResult {
         defer { queue.close() }
-        let stream = PlainStream(queue, RestartWriter(path: restartPath))
+        let stream = try open(journal)
         var builder = PlainIndexBuilder()
         let ledger = ChunkLedger()
         var fault: BlobError?
         do throws(BlobError) {
-            try read(stream, &builder, ledger)
+            try read(stream, &builder, ledger, journal)
         } catch {
             fault = error
         }
@@ -45,6 +47,18 @@ struct PlainIngest {
         return try finish(stream, &builder, diffID: hashes.tar)
     }
 
+    private func open(_ journal: StreamJournal?) throws(BlobError) -> PlainStream {
+        let writer = RestartWriter(path: restartPath)
+        guard let journal, let saved = journal.saved else { return PlainStream(queue, writer) }
+        guard let stream = PlainStream(queue, writer, journal, saved) else { throw contradiction }
+        return stream
+    }
+
+    /// What a journal says that cannot be; the stream begins anew then.
+    private var contradiction: BlobError {
+        BlobError(.corrupt, "what was saved of the stream of \(subject.name) is damaged")
+    }
+
     private func check(_ stream: PlainStream, _ digest: Digest) throws(BlobError) {
         guard stream.blobBytes == subject.size else {
             throw BlobError(
@@ -55,7 +69,7 @@ struct PlainIngest {
         guard subject.isLocal || digest == subject.digest else {
             throw BlobError(
                 .corrupt,
-                "\(subject.name) came from \(subject.place.name) with other content: its digest is \(digest)"
+                "\(subject.name) came from \(subject.places.first.name) with other content: its digest is \(digest)"
             )
         }
     }
@@ -65,13 +79,32 @@ struct PlainIngest {
     private func read(
         _ stream: PlainStream,
         _ builder: inout PlainIndexBuilder,
-        _ ledger: ChunkLedger
+        _ ledger: ChunkLedger,
+        _ journal: StreamJournal?
     ) throws(BlobError) {
-        var reader = TarReader(PlainSource(stream: stream))
+        var reader = TarReader(PlainSource(stream, journal))
+        var saver = StreamSaver(journal, spacing: saveSpacing)
+        if saver.isActive { reader.keepStructure(from: saver.start) }
+        do throws(BlobError) {
+            try readEntries(&reader, stream, &builder, ledger, &saver)
+        } catch {
+            saver.finish(stream, ledger)
+            throw error
+        }
+    }
+
+    private func readEntries(
+        _ reader: inout TarReader<PlainSource>,
+        _ stream: PlainStream,
+        _ builder: inout PlainIndexBuilder,
+        _ ledger: ChunkLedger,
+        _ saver: inout StreamSaver
+    ) throws(BlobError) {
         while let entry = try tar({ () throws(TarError) in try reader.next() }) {
             progress.addEntry()
             try format { () throws(LayerFormatError) in try builder.add(entry) }
-            if entry.kind == .regular { try readContent(&reader, &builder, ledger) }
+            saver.save(&reader, stream, ledger, blobSize: subject.size)
+            if entry.kind == .regular { try readContent(&reader, stream, &builder, ledger, &saver) }
         }
         _ = try tar { () throws(TarError) in try reader.drain() }
     }
@@ -80,8 +113,10 @@ struct PlainIngest {
     /// file as that of any other.
     private func readContent(
         _ reader: inout TarReader<PlainSource>,
+        _ stream: PlainStream,
         _ builder: inout PlainIndexBuilder,
-        _ ledger: ChunkLedger
+        _ ledger: ChunkLedger,
+        _ saver: inout StreamSaver
     ) throws(BlobError) {
         let size = UInt64(PlainIndexBuilder.chunkBytes)
         var position: UInt64 = 0
@@ -95,14 +130,31 @@ struct PlainIngest {
             let count = Int(min(run.count, size - position % size))
             let start = reader.offset
             let number = try format { () throws(LayerFormatError) in try builder.addChunk(at: start, count: count) }
-            keeper.reserve(count)
-            do throws(BlobError) {
-                keeper.keep(try readChunk(&reader, count), number: number, of: ledger)
-            } catch {
-                keeper.giveBack(count)
-                throw error
+            switch saver.knowledge(of: start..<start + UInt64(count)) {
+            case .nothing:
+                try keepChunk(&reader, count, number, ledger)
+                saver.save(&reader, stream, ledger, blobSize: subject.size)
+            case .digest(let digest):
+                ledger.add(number, digest)
+                reader.leaveOut(UInt64(count))
+            case .contradiction: throw contradiction
             }
             position += UInt64(count)
+        }
+    }
+
+    private func keepChunk(
+        _ reader: inout TarReader<PlainSource>,
+        _ count: Int,
+        _ number: Int,
+        _ ledger: ChunkLedger
+    ) throws(BlobError) {
+        keeper.reserve(count)
+        do throws(BlobError) {
+            keeper.keep(try readChunk(&reader, count), number: number, of: ledger)
+        } catch {
+            keeper.giveBack(count)
+            throw error
         }
     }
 
@@ -144,12 +196,7 @@ struct PlainIngest {
         _ builder: inout PlainIndexBuilder,
         diffID: Digest
     ) throws(BlobError) -> PlainResult {
-        let layout: IndexFormat =
-            switch stream.format {
-            case .none: .tar
-            case .gzip: .tarGzip
-            case .zstd: .tarZstd
-            }
+        let layout = stream.indexFormat
         let facts = PlainLayerFacts(
             layerDigest: subject.digest,
             diffID: diffID,

@@ -1,4 +1,5 @@
 internal import ChunkStore
+internal import Glibc
 internal import HTTPTransport
 internal import LayerFormat
 internal import Logging
@@ -11,7 +12,7 @@ struct PlainSubject: Sendable {
     var size: UInt64
     /// How messages name it.
     var name: String
-    var place: Place
+    var places: PlaceList
     /// A local file, whose digest only stands for it.
     var isLocal: Bool
 }
@@ -32,17 +33,26 @@ final class PlainOpener: Sendable {
     let register = StreamRegister()
     /// How often a stream's state is logged, in nanoseconds.
     private let logInterval: UInt64
+    /// After how many bytes of the tar a stream's state is saved.
+    private let saveSpacing: UInt64
 
-    init(indexDirectory: String, store: ChunkStore, log: LimitedLog, logInterval: UInt64 = 10_000_000_000) {
+    init(indexDirectory: String, store: ChunkStore, log: LimitedLog, logInterval: UInt64, saveSpacing: UInt64) {
         self.indexDirectory = indexDirectory
         self.log = log
         self.logInterval = logInterval
+        self.saveSpacing = saveSpacing
         self.store = store
         keeper = ChunkKeeper(store: store)
     }
 
     /// Where a layer's restart points are.
     func restartPath(_ digest: Digest) -> String { "\(indexDirectory)/\(digest.directoryName).rst" }
+
+    /// Where the journal of a layer's stream is while it is not complete.
+    private func journalPath(_ digest: Digest) -> String { "\(indexDirectory)/\(digest.directoryName).part" }
+
+    /// Removes the journal of a layer whose index is kept.
+    func forgetStream(_ digest: Digest) { _ = unsafe unlink(journalPath(digest)) }
 
     /// The restart points that an earlier stream left; nil where there are none.
     func restarts(_ index: LayerIndex) -> RestartTable? {
@@ -52,62 +62,80 @@ final class PlainOpener: Sendable {
         return table.format == index.format ? table : nil
     }
 
-    /// Streams a layer. What came wrong is asked for once more, without trusting the way there.
+    /// Streams a layer: from where an earlier stream of it was, if that did not come to its end. What came wrong is asked for
+    /// once more, from the start, and without trusting the way there.
     ///
     /// - Parameters:
     ///   - isProof: nobody waits for it.
     func stream(_ subject: PlainSubject, isProof: Bool = false) async throws(BlobError) -> PlainResult {
+        guard subject.size > 0 else { throw BlobError(.unsupported, "\(subject.name) is empty: it is no layer") }
         try? makeDirectories(indexDirectory)
         let progress = StreamProgress(
             subject.digest,
-            place: subject.place.name,
+            place: subject.places.first.name,
             size: subject.size,
             isProof: isProof
         )
         register.add(progress)
         defer { register.remove(progress) }
         reportRegularly(subject, progress)
-        do throws(BlobError) {
-            return try await pass(subject, progress, fresh: false)
-        } catch {
-            guard error.kind == .corrupt && !subject.isLocal else { throw error }
-            log(.warning, cause: "stream \(subject.digest)") { "\(error.reason); asking for it once more" }
-            progress.restart()
-            return try await pass(subject, progress, fresh: true)
-        }
+        let first = await pass(subject, progress, fresh: false)
+        guard case .failure(let error) = first.result else { return try first.result.get() }
+        // What a stream gave that was taken up may come of what was saved, and else of the way.
+        let isWorthAnother = first.isResumed ? error.isOfContent : error.kind == .corrupt && !subject.isLocal
+        guard isWorthAnother else { throw error }
+        log(.warning, cause: "stream \(subject.digest)") { "\(error.reason); asking for it once more" }
+        progress.begin(at: 0)
+        return try await pass(subject, progress, fresh: true).result.get()
     }
 
+    /// - Parameter fresh: neither what was saved nor the way there is trusted.
     private func pass(
         _ subject: PlainSubject,
         _ progress: StreamProgress,
         fresh: Bool
-    ) async throws(BlobError) -> PlainResult {
-        guard subject.size > 0 else { throw BlobError(.unsupported, "\(subject.name) is empty: it is no layer") }
+    ) async -> (result: Result<PlainResult, BlobError>, isResumed: Bool) {
         let ingest = PlainIngest(
             subject: subject,
             queue: ByteQueue(),
             keeper: keeper,
             progress: progress,
-            restartPath: restartPath(subject.digest)
+            restartPath: restartPath(subject.digest),
+            saveSpacing: saveSpacing
         )
-        let result = await (progress.isProof ? proofThread : threads).run { () -> Result<PlainResult, BlobError> in
+        return await (progress.isProof ? proofThread : threads).run {
+            [self] () -> (result: Result<PlainResult, BlobError>, isResumed: Bool) in
+            let journal = StreamJournal(
+                path: journalPath(subject.digest),
+                layer: subject.digest,
+                blobSize: subject.size,
+                anew: fresh
+            )
+            let start = journal?.saved?.point.offset ?? 0
+            if start > 0 {
+                progress.begin(at: start)
+                log(.notice, cause: "resumed \(subject.digest)") {
+                    "the stream of \(subject.name) goes on at byte \(start) of \(subject.size)"
+                }
+            }
             // Begun by the thread that takes the bytes: a connection that nobody reads from would be held meanwhile.
             Task {
                 await Self.fetch(
-                    subject.place,
-                    ByteRange(offset: 0, count: subject.size),
+                    subject.places,
+                    ByteRange(offset: start, count: subject.size - start),
                     progress.isProof ? .background : .demand,
                     fresh: fresh,
                     into: ingest.queue
                 ) { progress.came($0) }
             }
             do throws(BlobError) {
-                return .success(try ingest.run())
+                return (.success(try ingest.run(journal)), start > 0)
             } catch {
-                return .failure(error)
+                // A network that failed brings the rest another time; content that is wrong does not become right.
+                if error.isOfContent { journal?.remove() }
+                return (.failure(error), start > 0)
             }
         }
-        return try result.get()
     }
 
     /// Takes the chunks of a layer out of the store.
@@ -120,7 +148,7 @@ final class PlainOpener: Sendable {
 
     /// Brings a range of a blob into a queue.
     static func fetch(
-        _ place: Place,
+        _ places: PlaceList,
         _ range: ByteRange,
         _ priority: TransferPriority,
         fresh: Bool,
@@ -128,7 +156,7 @@ final class PlainOpener: Sendable {
         came: @escaping @Sendable (Int) -> Void
     ) async {
         do throws(BlobError) {
-            try await place.stream(range, priority, fresh, queue.gate) { bytes in
+            try await places.stream(range, priority, fresh: fresh, gate: queue.gate) { bytes in
                 guard queue.append(bytes) else { return false }
                 came(bytes.byteCount)
                 return true
@@ -149,10 +177,15 @@ final class PlainOpener: Sendable {
                 let state = progress.snapshot
                 let left = state.secondsLeft.map { ", \(Int($0.rounded(.up))) s left" } ?? ""
                 log(.notice, cause: "streaming \(subject.digest)") {
-                    "streaming \(subject.name) from \(subject.place.name): \(state.bytes) of \(state.size) bytes,"
+                    "streaming \(subject.name) from \(subject.places.first.name): \(state.bytes) of \(state.size) bytes,"
                         + " \(state.bytesPerSecond) bytes/s\(left), \(state.entries) entries"
                 }
             }
         }
     }
+}
+
+extension BlobError {
+    /// Whether what came is wrong, rather than that it did not come.
+    fileprivate var isOfContent: Bool { kind == .corrupt || kind == .unsupported }
 }

@@ -19,8 +19,8 @@ final class PlainStream {
     private var isStarted = false
     private var gzip: PointDecoder?
     private var zstd: StreamDecoder?
-    private var blobHash = SHA256()
-    private var tarHash = SHA256()
+    private var blobHash: SHA256
+    private var tarHash: SHA256
     /// Why the queue ended early.
     private(set) var failure: BlobError?
 
@@ -36,8 +36,10 @@ final class PlainStream {
 
     /// Where the blob can be read from, once it has streamed by.
     private(set) var spans: [RestartSpan] = []
-    private var marks: [(position: UInt64, offset: UInt64)] = []
+    private var marks: [StreamMark] = []
     private var writer: RestartWriter?
+    /// Where it could be taken up that was come by last.
+    private(set) var point: StreamPoint?
 
     /// - Parameters:
     ///   - queue: brings the blob.
@@ -45,6 +47,33 @@ final class PlainStream {
     init(_ queue: ByteQueue, _ writer: consuming RestartWriter?) {
         self.queue = queue
         self.writer = writer
+        blobHash = SHA256()
+        tarHash = SHA256()
+    }
+
+    /// Goes on where the stream of another process was; the queue brings the blob from there. Nil when what was saved is
+    /// damaged.
+    init?(_ queue: ByteQueue, _ writer: consuming RestartWriter, _ journal: StreamJournal, _ saved: SavedStream) {
+        guard let restored = journal.restore(saved, &writer) else { return nil }
+        self.queue = queue
+        isStarted = true
+        format = saved.format.memberCompression
+        blobHash = SHA256(resuming: saved.point.blobHash)
+        tarHash = SHA256(resuming: saved.point.tarHash)
+        switch format {
+        case .gzip:
+            guard let point = restored.point, let decoder = PointDecoder(from: point) else { return nil }
+            gzip = consume decoder
+        case .zstd: zstd = StreamDecoder(.zstd)
+        case .none: break
+        }
+        spans = restored.spans
+        marks = saved.marks
+        lastByte = spans.last?.byte ?? 0
+        blobBytes = saved.point.offset
+        consumed = saved.point.offset
+        tarBytes = saved.point.position
+        self.writer = consume writer
     }
 
     /// The next bytes of the tar.
@@ -59,11 +88,9 @@ final class PlainStream {
             }
             let produced = try unsafe step(into: output)
             guard produced > 0 else { continue }
-            let made = unsafe UnsafeRawBufferPointer(rebasing: output[..<produced])
-            if format != .none { unsafe tarHash.update(made.bytes) }
             tarBytes += UInt64(produced)
             if format != .none, tarBytes - (marks.last?.position ?? 0) >= PlainStream.markSpacing {
-                marks.append((tarBytes, consumed))
+                marks.append(StreamMark(position: tarBytes, offset: consumed))
             }
             return produced
         }
@@ -72,7 +99,9 @@ final class PlainStream {
     /// The rest of the blob, for its digest only.
     func drain() {
         do throws(ByteSourceError) {
-            while try nextPiece() {}
+            repeat {
+                blobHash.update(piece.span.extracting(pieceAt...))
+            } while try nextPiece()
         } catch {
             // `failure` says why.
         }
@@ -93,6 +122,38 @@ final class PlainStream {
             if marks[middle].position < position { low = middle + 1 } else { high = middle }
         }
         return low < marks.count ? marks[low].offset : consumed
+    }
+
+    /// Keeps in a journal what it takes to go on at a point that was come by.
+    func save(
+        _ point: StreamPoint,
+        in journal: StreamJournal,
+        tarOffset: UInt64,
+        digests: [Digest],
+        structure: [UInt8]
+    ) -> Bool {
+        guard var writer = writer.take() else { return false }
+        let isSaved = journal.append(
+            indexFormat,
+            point,
+            tarOffset: tarOffset,
+            spans: spans,
+            marks: marks,
+            writer: &writer,
+            digests: digests,
+            structure: structure
+        )
+        self.writer = consume writer
+        return isSaved
+    }
+
+    /// What an index calls the format.
+    var indexFormat: IndexFormat {
+        switch format {
+        case .none: .tar
+        case .gzip: .tarGzip
+        case .zstd: .tarZstd
+        }
     }
 
     /// Gives the writer away.
@@ -135,7 +196,6 @@ final class PlainStream {
             throw .stopped(error.reason)
         }
         pieceAt = 0
-        blobHash.update(piece.span)
         blobBytes += UInt64(piece.count)
         return true
     }
@@ -168,11 +228,30 @@ final class PlainStream {
             isFrameEnd = zstd?.isAtBoundary ?? false
         }
         if used > 0 { lastByte = unsafe input[used - 1] }
+        blobHash.update(piece.span.extracting(pieceAt..<pieceAt + used))
         pieceAt += used
         consumed += UInt64(used)
         isOutputPending = produced == output.count && format != .none
-        if format != .none { noteSpan(at: tarBytes + UInt64(produced), bits: bits, isFrameEnd: isFrameEnd) }
+        let position = tarBytes + UInt64(produced)
+        if format != .none {
+            let made = unsafe UnsafeRawBufferPointer(rebasing: output[..<produced])
+            unsafe tarHash.update(made.bytes)
+            noteSpan(at: position, bits: bits, isFrameEnd: isFrameEnd)
+        } else if position - (point?.position ?? 0) >= PlainStream.spacing {
+            notePoint(at: position)
+        }
         return produced
+    }
+
+    private func notePoint(at position: UInt64) {
+        point = StreamPoint(
+            offset: consumed,
+            position: position,
+            blobHash: blobHash.state,
+            tarHash: tarHash.state,
+            spanCount: spans.count,
+            markCount: marks.count
+        )
     }
 
     /// Begins a span where one is due. Which spans there are depends on the blob alone, not on the pieces in which it comes.
@@ -193,14 +272,6 @@ final class PlainStream {
             writer?.add(GzipPoint(bits: bits, byte: lastByte, window: window), to: &span)
         }
         spans.append(span)
-    }
-}
-
-/// The tar that a plain stream decompresses to.
-struct PlainSource: ByteSource {
-    let stream: PlainStream
-
-    mutating func read(into buffer: UnsafeMutableRawBufferPointer) throws(ByteSourceError) -> Int {
-        try unsafe stream.read(into: buffer)
+        notePoint(at: position)
     }
 }

@@ -83,15 +83,15 @@ extension BlobIO {
         // A frame of zstd needs nothing of what stands before it.
         let start = restarts.format == .tarZstd ? restarts.spans[...number].lastIndex { $0.isPoint } ?? 0 : 0
         let from = start == 0 ? 0 : restarts.spans[start].offset
-        guard let place = layer.firstPlace, layer.index.blobSize > from else {
-            throw BlobError(.unavailable, "\(layer.name) has no place to be read from")
+        guard layer.index.blobSize > from else {
+            throw BlobError(.corrupt, "the index of \(layer.name) contradicts its restart points")
         }
         let queue = ByteQueue()
         counters.requests.add(1, ordering: .relaxed)
         let result = await again.run { [self] () -> Result<Void, BlobError> in
             Task {
                 await PlainOpener.fetch(
-                    place,
+                    layer.places,
                     ByteRange(offset: from, count: layer.index.blobSize - from),
                     .demand,
                     fresh: fresh,

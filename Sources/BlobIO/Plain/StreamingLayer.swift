@@ -53,11 +53,11 @@ final class StreamProgress: Sendable {
 
     func came(_ bytes: Int) { byteCount.add(UInt64(bytes), ordering: .relaxed) }
     func addEntry() { entryCount.add(1, ordering: .relaxed) }
-    /// The stream begins anew.
-    func restart() {
-        byteCount.store(0, ordering: .relaxed)
+    /// The stream begins, or goes on, at a byte of the blob.
+    func begin(at offset: UInt64) {
+        byteCount.store(offset, ordering: .relaxed)
         entryCount.store(0, ordering: .relaxed)
-        rate.withLock { $0 = Rate(at: monotonicNanoseconds()) }
+        rate.withLock { $0 = Rate(at: monotonicNanoseconds(), bytes: offset) }
     }
 
     /// The state now. The rate is that of the last second or more.

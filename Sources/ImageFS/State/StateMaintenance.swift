@@ -66,7 +66,11 @@ extension StateDirectory {
         Int(clamping: usage(of: .segments).bytes &+ usage(of: .materialisedFiles).bytes)
     }
 
-    /// Removes temporary files of processes that are gone. Returns how many there were.
+    /// How long the journal of a stream that did not come to its end is kept, in seconds.
+    private static let journalLife = 86_400
+
+    /// Removes temporary files of processes that are gone, and journals of streams that nobody has gone on with for a day.
+    /// Returns how many there were.
     public func removeLeftovers() -> Int {
         let own = ".tmp-\(getpid())-"
         var count = 0
@@ -79,6 +83,14 @@ extension StateDirectory {
                     visit(path, depth: depth - 1)
                 }
             }
+        }
+        for name in namesInDirectory(layerIndexDirectory) where name.hasSuffix(".part") {
+            let path = "\(layerIndexDirectory)/\(name)"
+            var status = stat()
+            guard unsafe lstat(path, &status) == 0, time(nil) - status.st_mtim.tv_sec > Self.journalLife else {
+                continue
+            }
+            if unsafe unlink(path) == 0 { count += 1 }
         }
         // The store of materialised files looks after its own.
         for directory in [path, layerIndexDirectory, imageIndexDirectory, manifestDirectory, profileDirectory] {

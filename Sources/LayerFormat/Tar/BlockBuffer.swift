@@ -10,6 +10,10 @@ struct BlockBuffer<Source: ByteSource & ~Copyable>: ~Copyable {
     private var start = 0
     private var end = 0
     private var ended = false
+    /// What was taken out in blocks or skipped from a place on; nil where nobody keeps it, or it came to be too much.
+    private var structure: [UInt8]?
+    private var structureStart: UInt64 = 0
+    private static var mostStructure: Int { 16 << 20 }
 
     init(_ source: consuming Source) {
         self.source = source
@@ -25,6 +29,7 @@ struct BlockBuffer<Source: ByteSource & ~Copyable>: ~Copyable {
     /// Takes the next block out, shorter where the source ends.
     mutating func takeBlock() throws(ByteSourceError) -> [UInt8] {
         let block = try peekBlock()
+        keep(block.count)
         advance(block.count)
         return block
     }
@@ -61,10 +66,39 @@ struct BlockBuffer<Source: ByteSource & ~Copyable>: ~Copyable {
                 continue
             }
             let step = Int(min(left, UInt64(end - start)))
+            keep(step)
             advance(step)
             left -= UInt64(step)
         }
         return count - left
+    }
+
+    // MARK: Structure
+
+    /// From here on keeps all that is not taken out by `take`.
+    mutating func keepStructure(from offset: UInt64) {
+        structure = []
+        structureStart = offset
+    }
+
+    /// How many bytes of structure were kept since they were taken last; nil when they are kept no more.
+    var structureCount: Int? { structure?.count }
+
+    /// What was kept since the last call; nil when it is kept no more.
+    mutating func takeStructure() -> [UInt8]? {
+        guard let kept = structure else { return nil }
+        structure = []
+        return kept
+    }
+
+    /// Counts bytes that a source which gives structure only leaves out.
+    mutating func leaveOut(_ count: UInt64) { offset += count }
+
+    private mutating func keep(_ count: Int) {
+        guard offset >= structureStart, var kept = structure.take() else { return }
+        guard kept.count + count <= Self.mostStructure else { return }
+        unsafe buffer.span.extracting(start..<start + count).withUnsafeBytes { unsafe kept.append(contentsOf: $0) }
+        structure = kept
     }
 
     private mutating func advance(_ count: Int) {

@@ -115,6 +115,23 @@ public struct TarReader<Source: ByteSource & ~Copyable>: ~Copyable {
         content.position += run.count
     }
 
+    /// From `offset` on keeps all of the archive that is no file's content, so that another reader can be brought to where
+    /// this one is by a source that gives only that.
+    public mutating func keepStructure(from offset: UInt64) { input.keepStructure(from: offset) }
+
+    /// How many bytes of structure were kept since they were taken last; nil when they were too many (16 MiB).
+    public var structureCount: Int? { input.structureCount }
+
+    /// The structure up to `offset` since the last call; nil when it was too much.
+    public mutating func takeStructure() -> [UInt8]? { input.takeStructure() }
+
+    /// Goes over the next bytes of a file's stored content, which the source leaves out.
+    public mutating func leaveOut(_ count: UInt64) {
+        input.leaveOut(count)
+        content.position += count
+        content.stored -= count
+    }
+
     /// Reads the source to its end, so that checksums behind the archive are checked.
     ///
     /// - Returns: how many bytes stood behind the archive's end.
