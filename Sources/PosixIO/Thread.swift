@@ -35,6 +35,14 @@ public func startThread(named name: String, _ body: @escaping @Sendable () -> Vo
     pthread_detach(thread)
 }
 
+/// How much of the processor the threads of a pool get beside others.
+public enum WorkerPriority: Sendable {
+    /// As much as any thread.
+    case normal
+    /// What nobody else wants: SCHED_IDLE of sched(7). Such a thread must hold nothing that another one waits for.
+    case idle
+}
+
 /// A fixed number of threads that run jobs first in, first out. For work that uses the processor or waits for the
 /// disk; nothing that waits for the network belongs here.
 public final class WorkerPool: Sendable {
@@ -77,11 +85,12 @@ public final class WorkerPool: Sendable {
     private let queue = Queue()
 
     /// Starts `threads` threads; they live until the process ends.
-    public init(named name: String, threads: Int) {
+    public init(named name: String, threads: Int, priority: WorkerPriority = .normal) {
         precondition(threads > 0)
         for index in 0..<threads {
             let queue = queue
             startThread(named: "\(name)-\(index)") {
+                if priority == .idle { makeThreadIdle() }
                 while true { queue.next()() }
             }
         }
@@ -98,6 +107,13 @@ public final class WorkerPool: Sendable {
             submit { continuation.resume(returning: job()) }
         }
     }
+}
+
+func makeThreadIdle() {
+    let x = unsafe getenv("CRFS_X_IDLE").map { unsafe String(cString: $0) } ?? ""
+    if x == "0" { return }
+    if x == "n" { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 10); return }
+    crfs_make_thread_idle()
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.
