@@ -1,4 +1,3 @@
-#include <stdlib.h>
 #include "shim_lz4.h"
 
 #include <limits.h>
@@ -8,9 +7,7 @@ size_t crfs_lz4_compress(const void *in, size_t in_size, void *out, size_t out_s
     if (in_size > LZ4_MAX_INPUT_SIZE)
         return 0;
     int capacity = out_size > INT_MAX ? INT_MAX : (int)out_size;
-    static int accel;
-    if (!accel) accel = getenv("CRFS_X_ACCEL") ? atoi(getenv("CRFS_X_ACCEL")) : 1;
-    int size = LZ4_compress_fast(in, out, (int)in_size, capacity, accel);
+    int size = LZ4_compress_default(in, out, (int)in_size, capacity);
     return size > 0 ? (size_t)size : 0;
 }
 

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
@@ -31,11 +30,6 @@ void crfs_name_thread(const char *name) {
     char cut[16] = {0};
     strncpy(cut, name, sizeof cut - 1);
     pthread_setname_np(pthread_self(), cut);
-}
-
-void crfs_make_thread_idle(void) {
-    struct sched_param none = {0};
-    sched_setscheduler(0, SCHED_IDLE, &none);
 }
 
 void crfs_configure_malloc(void) {

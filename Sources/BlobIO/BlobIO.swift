@@ -1,5 +1,4 @@
 public import ChunkStore
-internal import Glibc
 internal import LayerFormat
 internal import Logging
 public import OCIModel
@@ -43,7 +42,7 @@ public final class BlobIO: Sendable {
     /// Inflates and checks what readers wait for; reads local files.
     let workers: WorkerPool
     /// Inflates what nobody waits for, and packs, with what the processor has left.
-    let background = WorkerPool(named: "crfs-pack", threads: unsafe getenv("CRFS_X_THREADS").map { unsafe Int(atoi($0)) } ?? 1, priority: .idle)
+    let background = WorkerPool(named: "crfs-pack", threads: 1, priority: .low)
     let log: LimitedLog
     let counters = Counters()
     let landing = LandingQueue()

@@ -1,4 +1,3 @@
-internal import Glibc
 internal import PosixIO
 internal import Synchronization
 
@@ -64,7 +63,7 @@ final class LandingQueue: Sendable {
 
     /// Inflated bytes that may wait for being packed. Beyond it packing goes before what nobody waits for, and all threads
     /// do it; beyond twice of it it goes before everything.
-    static let mostUnpacked = (unsafe getenv("CRFS_X_UNPACKED").map { unsafe Int(atoi($0)) } ?? 8) << 20
+    static let mostUnpacked = 8 << 20
     /// Bytes that may have come without anybody waiting for them before all threads inflate them.
     static let mostWaiting = 4 << 20
 

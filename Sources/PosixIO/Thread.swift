@@ -39,8 +39,9 @@ public func startThread(named name: String, _ body: @escaping @Sendable () -> Vo
 public enum WorkerPriority: Sendable {
     /// As much as any thread.
     case normal
-    /// What nobody else wants: SCHED_IDLE of sched(7). Such a thread must hold nothing that another one waits for.
-    case idle
+    /// A tenth of what a normal one gets where both want it (setpriority(2), 10). Such a thread must hold nothing for long that
+    /// another one waits for.
+    case low
 }
 
 /// A fixed number of threads that run jobs first in, first out. For work that uses the processor or waits for the
@@ -90,7 +91,8 @@ public final class WorkerPool: Sendable {
         for index in 0..<threads {
             let queue = queue
             startThread(named: "\(name)-\(index)") {
-                if priority == .idle { makeThreadIdle() }
+                // On Linux that is about the calling thread.
+                if priority == .low { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 10) }
                 while true { queue.next()() }
             }
         }
@@ -107,13 +109,6 @@ public final class WorkerPool: Sendable {
             submit { continuation.resume(returning: job()) }
         }
     }
-}
-
-func makeThreadIdle() {
-    let x = unsafe getenv("CRFS_X_IDLE").map { unsafe String(cString: $0) } ?? ""
-    if x == "0" { return }
-    if x == "n" { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 10); return }
-    crfs_make_thread_idle()
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -18,7 +18,10 @@ import Testing
     }
 
     private func arrival(_ count: Int = 1) -> Flight.Arrival {
-        Flight.Arrival(bytes: UniqueBytes(copying: [UInt8](repeating: 0, count: count).span.bytes).share(), isSecond: false)
+        Flight.Arrival(
+            bytes: UniqueBytes(copying: [UInt8](repeating: 0, count: count).span.bytes).share(),
+            isSecond: false
+        )
     }
 
     private func member(_ count: Int) -> DecodedMember {

@@ -86,7 +86,9 @@ private final class TricklingSource: Sendable {
 
     @Test func testSuitesComeAlongOnlyWhereSomeOfThemAreRead() async throws {
         let layer = TestLayer(
-            (0..<20).map { .init(name: "p\($0 / 2)/\($0 % 2 == 0 ? "" : "tests/")f", content: noise(3000, seed: UInt64($0))) }
+            (0..<20).map {
+                .init(name: "p\($0 / 2)/\($0 % 2 == 0 ? "" : "tests/")f", content: noise(3000, seed: UInt64($0)))
+            }
         )
         let bench = try Bench(limits: FetchLimits())
         let opened = try await bench.open(layer, ScriptedSource(layer.blob))

@@ -23,10 +23,6 @@ pid_t crfs_fork(void);
 // pthread_setname_np(3) for the calling thread, cut to the 15 bytes that the kernel keeps.
 void crfs_name_thread(const char *name);
 
-// Lets the calling thread run when no other wants the processor: SCHED_IDLE, sched(7), which Swift's Glibc does not show.
-// Where that is refused (seccomp) the thread stays as it is.
-void crfs_make_thread_idle(void);
-
 // Bounds what malloc keeps to itself: few arenas, large blocks by mmap so that freeing them gives them back.
 void crfs_configure_malloc(void);
 

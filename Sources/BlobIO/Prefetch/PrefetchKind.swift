@@ -44,12 +44,11 @@ public struct PrefetchFigures: Sendable, Equatable {
 /// How much a prefetch asks for at a time. Pure functions.
 enum PrefetchPlan {
     /// The most bytes on their way, or waiting to be decoded: what a round trip is worth, and 2 MiB that keep the decoders
-    /// busy meanwhile. What a job is known to read may be more: the wider its requests, the fewer.
+    /// busy meanwhile.
     ///
     /// - Parameter isQuiet: no reader waits for anything now.
     static func window(_ kind: PrefetchKind, _ link: LinkEstimate, _ limits: FetchLimits, isQuiet: Bool) -> UInt64 {
         let wide = max(limits.mostInFlight, min(FetchPlanner.roundTripWorth(link) + (2 << 20), 12 << 20))
-        if kind == .profile { return max(wide, min(2 * limits.mostInFlight, 16 << 20)) }
         guard kind == .background else { return wide }
         return isQuiet ? max(1 << 20, wide / 2) : 1 << 20
     }
