@@ -17,16 +17,14 @@ import Testing
         return (0..<count).map { Flight(opened, ByteRange(offset: UInt64($0), count: 1), ahead: budget) }
     }
 
-    private func arrival(_ count: Int = 1) -> Flight.Arrival {
-        Flight.Arrival(
-            bytes: UniqueBytes(copying: [UInt8](repeating: 0, count: count).span.bytes).share(),
-            isSecond: false
-        )
+    private func zeros(_ count: Int) -> SharedBytes {
+        unsafe UniqueBytes(copying: [UInt8](repeating: 0, count: count).span.bytes).share()
     }
 
+    private func arrival(_ count: Int = 1) -> Flight.Arrival { Flight.Arrival(bytes: zeros(count), isSecond: false) }
+
     private func member(_ count: Int) -> DecodedMember {
-        let bytes = UniqueBytes(copying: [UInt8](repeating: 0, count: count).span.bytes).share()
-        return DecodedMember(bytes: bytes, payloads: [], verifies: false)
+        DecodedMember(bytes: zeros(count), payloads: [], verifies: false)
     }
 
     private func inflated(_ work: LandingQueue.Work?) -> (flight: Flight, arrival: Flight.Arrival)? {
