@@ -16,7 +16,7 @@ DEBUG_BINARY = $(shell swift build --show-bin-path)/crfs
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build build-debug test test-unit demo lint format fuzz-smoke bench-deps bench-image bench-quick bench \
-	bench-full bench-check bench-metadata bench-micro install clean print-release-binary print-debug-binary
+	bench-full bench-check bench-metadata bench-settings bench-micro install clean print-release-binary print-debug-binary
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-check: bench-deps ## check the comparison itself: a small matrix, and runs
 
 bench-metadata: build ## measure metadata speed and memory of a tree of this machine's /usr (needs root)
 	CRFS_BINARY="$(RELEASE_BINARY)" python3 Benchmarks/metadata.py
+
+bench-settings: build ## measure each kernel setting against its other values (needs root; keeps 3 GB in /var/tmp/crfs-settings)
+	CRFS_BINARY="$(RELEASE_BINARY)" python3 Benchmarks/settings.py $(OPTIONS)
 
 bench-micro: deps ## measure the inner pieces of crfs, in memory only (the first time builds for several minutes)
 	swift package --package-path Benchmarks -c release benchmark --target Micro --no-progress

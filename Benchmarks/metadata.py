@@ -121,14 +121,14 @@ def is_mounted(point):
 class Mount:
     """crfs in the foreground; `started` is the time just before it was executed."""
 
-    def __init__(self, work, cache):
+    def __init__(self, work, cache, options=()):
         self.point = str(work / "mnt")
         os.makedirs(self.point, exist_ok=True)
         os.makedirs(work / "local", exist_ok=True)
         self.log = work / "crfs.log"
         command = [
             os.environ["CRFS_BINARY"], "mount", "--foreground", "--cache-dir", cache, "--local-dir", str(work / "local"),
-            "--memory-cache", MEMORY_CACHE, self.point,
+            "--memory-cache", MEMORY_CACHE, *options, self.point,
         ]
         with open(self.log, "a") as log:
             self.started = time.monotonic()

@@ -40,6 +40,7 @@ struct crfs_fuse_link {
     atomic_int state;
     uint64_t unique;
     uint64_t offered;
+    int wants_parallel_lookups;
     int wants_passthrough;
 };
 
@@ -53,6 +54,8 @@ crfs_fuse_link *crfs_fuse_link_new(crfs_fuse_serving serving) {
 }
 
 void crfs_fuse_link_free(crfs_fuse_link *link) { free(link); }
+
+void crfs_fuse_link_want_parallel_lookups(crfs_fuse_link *link) { link->wants_parallel_lookups = 1; }
 
 void crfs_fuse_link_want_passthrough(crfs_fuse_link *link) { link->wants_passthrough = 1; }
 
@@ -98,11 +101,14 @@ _Static_assert(sizeof(struct open_reply) == sizeof(struct fuse_open_out), "the k
 #define BACKING_OPEN _IOW(229, 1, struct backing_map)
 #define BACKING_CLOSE _IOW(229, 2, uint32_t)
 
-// The one place where the INIT reply is changed. `reply` is whole, `offered` what the kernel can do.
-static void edit_init_reply(struct fuse_init_out *reply, uint64_t offered, int wants_passthrough) {
+// The one place where the INIT reply is changed. `reply` is whole.
+static void edit_init_reply(struct fuse_init_out *reply, const crfs_fuse_link *link) {
+    uint64_t offered = link->offered;
+
     // libfuse 3.14 knows this flag and does not send it.
-    reply->flags |= (uint32_t)offered & FUSE_PARALLEL_DIROPS;
-    if (wants_passthrough && (offered & FUSE_INIT_EXT) && (offered >> 32 & PASSTHROUGH_IN_FLAGS2)) {
+    if (link->wants_parallel_lookups)
+        reply->flags |= (uint32_t)offered & FUSE_PARALLEL_DIROPS;
+    if (link->wants_passthrough && (offered & FUSE_INIT_EXT) && (offered >> 32 & PASSTHROUGH_IN_FLAGS2)) {
         reply->flags |= FUSE_INIT_EXT;
         reply->flags2 |= PASSTHROUGH_IN_FLAGS2;
         // max_stack_depth. With 2 no overlayfs could be mounted over this one.
@@ -121,7 +127,7 @@ static ssize_t write_init_reply(crfs_fuse_link *link, int fd, struct iovec *iov,
         return writev(fd, iov, count);
     }
     memcpy(&reply, iov[1].iov_base, sizeof reply);
-    edit_init_reply(&reply, link->offered, link->wants_passthrough);
+    edit_init_reply(&reply, link);
     edited[0] = iov[0];
     edited[1] = (struct iovec){&reply, sizeof reply};
     result = writev(fd, edited, 2);
@@ -189,19 +195,11 @@ static ssize_t io_read(int fd, void *buffer, size_t size, void *userdata) {
     return result;
 }
 
-// libfuse does not splice at all unless both of these are given.
-static ssize_t io_splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t size, unsigned int flags,
-                         void *userdata) {
-    (void)userdata;
-    return splice(from, from_offset, to, to_offset, size, flags);
-}
-
 int crfs_fuse_session_attach(struct fuse_session *session) {
+    // Without functions that splice, libfuse does not: no answer comes from a file (docs/decisions/0011).
     static const struct fuse_custom_io io = {
         .writev = io_writev,
         .read = io_read,
-        .splice_receive = io_splice,
-        .splice_send = io_splice,
     };
     return fuse_session_custom_io(session, &io, fuse_session_fd(session));
 }

@@ -34,11 +34,8 @@ public struct FuseOptions: Sendable {
     public var debug: Bool
     /// How many threads talk to the kernel.
     public var threads: Int
-    /// Background requests (read-ahead) that the kernel may have on the way, 1 to 65,535. Unprivileged mounts are held
-    /// to /sys/module/fuse/parameters/max_user_bgreq.
-    public var maxBackground: Int
-    /// Background requests from which the kernel calls the mount congested, 1 to 65,535.
-    public var congestionThreshold: Int
+    /// What is asked of the kernel at INIT.
+    public var kernel: KernelSettings
     /// The mount's read-ahead window in KiB; nil leaves the kernel's 128. Needs root.
     public var readAheadKiB: Int?
     /// Who answers opens.
@@ -60,8 +57,7 @@ public struct FuseOptions: Sendable {
         readOnly: Bool = true,
         debug: Bool = false,
         threads: Int = 2,
-        maxBackground: Int = 4096,
-        congestionThreshold: Int = 4096,
+        kernel: KernelSettings = KernelSettings(),
         readAheadKiB: Int? = nil,
         openMode: OpenMode = .daemon,
         passthrough: PassthroughMode = .auto
@@ -75,8 +71,7 @@ public struct FuseOptions: Sendable {
         self.readOnly = readOnly
         self.debug = debug
         self.threads = threads
-        self.maxBackground = maxBackground
-        self.congestionThreshold = congestionThreshold
+        self.kernel = kernel
         self.readAheadKiB = readAheadKiB
         self.openMode = openMode
         self.passthrough = passthrough

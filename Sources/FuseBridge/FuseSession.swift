@@ -42,6 +42,8 @@ public final class FuseSession: @unchecked Sendable {
     let openFiles = OpenFiles()
     /// The kernel agreed to passthrough, and has not refused a file since.
     let isPassthroughOn = Atomic(false)
+    /// The kernel can open directories without asking, and is to.
+    private let opensDirectories = Atomic(false)
     /// How it was mounted; `mountPoint` with symlinks resolved.
     public let options: FuseOptions
 
@@ -96,6 +98,7 @@ public final class FuseSession: @unchecked Sendable {
         guard let link = unsafe crfs_fuse_link_new(served) else {
             throw FuseError(.refused, "cannot serve \(options.mountPoint): out of memory")
         }
+        if options.kernel.parallelLookups { unsafe crfs_fuse_link_want_parallel_lookups(link) }
         if options.wantsPassthrough { unsafe crfs_fuse_link_want_passthrough(link) }
         let (handle, complaints) = unsafe FuseLog.capturing { () -> OpaquePointer? in
             var operations = makeOperations()
@@ -244,7 +247,9 @@ public final class FuseSession: @unchecked Sendable {
 
     /// Called by libfuse before it answers INIT.
     func negotiate(_ connection: inout fuse_conn_info) {
-        Negotiation.apply(options, to: &connection)
+        Negotiation.apply(options.kernel, to: &connection)
+        let offersDirectories = connection.capable & UInt32(FUSE_CAP_NO_OPENDIR_SUPPORT) != 0
+        opensDirectories.store(offersDirectories && options.kernel.directories == .kernel, ordering: .relaxed)
     }
 
     /// Called by the shim when the kernel has the answer to INIT.
@@ -264,6 +269,23 @@ public final class FuseSession: @unchecked Sendable {
             logger.notice("\(options.mountPoint): the kernel has no FUSE passthrough; all files are read through crfs")
         }
         state.withLock { $0.phase = .serving }
+    }
+
+    // MARK: Directories
+
+    /// Whether the kernel is told to open directories without asking.
+    var kernelOpensDirectories: Bool { opensDirectories.load(ordering: .relaxed) }
+
+    /// Has the kernel drop what it keeps of the listing of a directory that can change. It keeps what it is given in pages
+    /// of the directory, and takes them for the whole once it has been told that the listing ends. So this is done before
+    /// that answer, and the next who lists finds no page and asks: nobody is given a listing of somebody else's
+    /// (fuse_readdir_cached in fs/fuse/readdir.c of Linux).
+    ///
+    /// It takes no lock that whoever waits for the answer could hold: a listing holds its directory's i_rwsem, this
+    /// the pages (fuse_reverse_inval_inode in fs/fuse/inode.c).
+    func dropListing(_ node: NodeID) {
+        // A directory that the kernel has forgotten meanwhile has no listing (ENOENT).
+        _ = unsafe fuse_lowlevel_notify_inval_inode(handle, node.rawValue, 0, 0)
     }
 
     // MARK: Passthrough

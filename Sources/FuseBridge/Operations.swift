@@ -23,7 +23,6 @@ func makeOperations() -> fuse_lowlevel_ops {
     unsafe table.opendir = opOpendir
     unsafe table.readdir = opReaddir
     unsafe table.readdirplus = opReaddirplus
-    unsafe table.releasedir = opReleasedir
     unsafe table.getxattr = opGetxattr
     unsafe table.listxattr = opListxattr
     unsafe table.statfs = opStatfs
@@ -143,7 +142,16 @@ private func refuse(_ request: fuse_req_t?) {
 
 @c private func opOpendir(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     guard let request = unsafe request else { return }
-    unsafe session(request).openDirectory(Reply(request), NodeID(rawValue: node))
+    let session = unsafe session(request)
+    // The kernel remembers it, and from then on opens, keeps the listings of, and closes directories by itself. One that
+    // does not know of that is told the same at each open.
+    if session.kernelOpensDirectories { return unsafe Reply(request).error(ENOSYS) }
+    var reply = fuse_file_info()
+    if session.options.kernel.directories != .asked {
+        reply.keep_cache = 1
+        reply.cache_readdir = 1
+    }
+    _ = unsafe Reply(request).opened(reply)
 }
 
 @c private func opReaddir(
@@ -153,7 +161,7 @@ private func refuse(_ request: fuse_req_t?) {
     _ offset: off_t,
     _ info: UnsafeMutablePointer<fuse_file_info>?
 ) {
-    unsafe list(request, node, size, offset, info, plus: false)
+    unsafe list(request, node, size, offset, plus: false)
 }
 
 @c private func opReaddirplus(
@@ -163,7 +171,7 @@ private func refuse(_ request: fuse_req_t?) {
     _ offset: off_t,
     _ info: UnsafeMutablePointer<fuse_file_info>?
 ) {
-    unsafe list(request, node, size, offset, info, plus: true)
+    unsafe list(request, node, size, offset, plus: true)
 }
 
 private func list(
@@ -171,25 +179,12 @@ private func list(
     _ node: fuse_ino_t,
     _ size: Int,
     _ offset: off_t,
-    _ info: UnsafeMutablePointer<fuse_file_info>?,
     plus: Bool
 ) {
     guard let request = unsafe request else { return }
     // An offset is whatever the file system handed out before, all 64 bits of it.
     let offset = UInt64(bitPattern: Int64(offset))
-    let handle = unsafe info?.pointee.fh ?? 0
-    unsafe session(request)
-        .list(Reply(request), NodeID(rawValue: node), handle: handle, offset: offset, size: size, plus: plus)
-}
-
-@c private func opReleasedir(
-    _ request: fuse_req_t?,
-    _ node: fuse_ino_t,
-    _ info: UnsafeMutablePointer<fuse_file_info>?
-) {
-    guard let request = unsafe request else { return }
-    unsafe session(request).fileSystem.releaseDirectory(NodeID(rawValue: node), handle: info?.pointee.fh ?? 0)
-    unsafe Reply(request).error(0)
+    unsafe session(request).list(Reply(request), NodeID(rawValue: node), offset: offset, size: size, plus: plus)
 }
 
 @c private func opGetxattr(_ request: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ size: Int) {

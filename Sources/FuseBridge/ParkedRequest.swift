@@ -9,9 +9,8 @@ enum ParkedOperation: Sendable {
     case attributes(NodeID)
     case readLink(NodeID)
     case open(NodeID)
-    case openDirectory(NodeID)
     case read(FileReadJob)
-    case list(NodeID, handle: UInt64, offset: UInt64, size: Int, plus: Bool)
+    case list(NodeID, offset: UInt64, size: Int, plus: Bool)
     case xattr(NodeID, name: [UInt8], size: Int)
     case xattrNames(NodeID, size: Int)
 }

@@ -14,7 +14,9 @@ extension FuseSession {
     func lookup(_ reply: consuming Reply, _ parent: NodeID, _ name: borrowing RawSpan, _ parked: ParkedRequest? = nil) {
         switch fileSystem.lookup(parent, name) {
         case .ready(let entry):
-            if entry.node == .none && entry.entryTimeout <= 0 { return reply.error(ENOENT) }
+            if entry.node == .none && (entry.entryTimeout <= 0 || !options.kernel.keepsMissing) {
+                return reply.error(ENOENT)
+            }
             let node = entry.node
             if !reply.entry(entry) && node != .none { fileSystem.forget(node, count: 1) }
         case .failed(let error): reply.error(error.errno)
@@ -93,19 +95,6 @@ extension FuseSession {
         fileSystem.release(node, handle: handle & ~OpenFiles.mark)
     }
 
-    func openDirectory(_ reply: consuming Reply, _ node: NodeID, _ parked: ParkedRequest? = nil) {
-        switch fileSystem.openDirectory(node) {
-        case .ready(let directory):
-            var info = fuse_file_info()
-            info.fh = directory.handle
-            info.keep_cache = directory.isImmutable ? 1 : 0
-            info.cache_readdir = directory.isImmutable ? 1 : 0
-            if !reply.opened(info) { fileSystem.releaseDirectory(node, handle: directory.handle) }
-        case .failed(let error): reply.error(error.errno)
-        case .parked(let completion): park(reply, .openDirectory(node), on: completion, parked)
-        }
-    }
-
     func read(_ reply: consuming Reply, _ node: NodeID, handle: UInt64, offset: UInt64, count: Int) {
         let context = ThreadContext.current
         context.buffer.reset()
@@ -144,7 +133,6 @@ extension FuseSession {
     func list(
         _ reply: consuming Reply,
         _ node: NodeID,
-        handle: UInt64,
         offset: UInt64,
         size: Int,
         plus: Bool,
@@ -152,7 +140,7 @@ extension FuseSession {
     ) {
         let context = ThreadContext.current
         context.listing.begin(size: size)
-        let outcome = fileSystem.list(node, handle: handle, offset: offset, plus: plus) { name, listed in
+        let outcome = fileSystem.list(node, offset: offset, plus: plus) { name, listed in
             context.listing.append(name, listed, plus: plus)
         }
         for node in context.listing.uncounted { fileSystem.forget(node, count: 1) }
@@ -161,10 +149,12 @@ extension FuseSession {
             switch outcome {
             case .failed(let error): return reply.error(error.errno)
             case .parked(let completion):
-                let operation = ParkedOperation.list(node, handle: handle, offset: offset, size: size, plus: plus)
+                let operation = ParkedOperation.list(node, offset: offset, size: size, plus: plus)
                 return park(reply, operation, on: completion, parked)
             case .ready where context.listing.isFull: return reply.error(EINVAL)
-            case .ready: break
+            case .ready:
+                // With the end the kernel has all that it would keep.
+                if !fileSystem.isListingFixed(node) { dropListing(node) }
             }
         }
         if !reply.listing(context.listing) {
@@ -266,10 +256,9 @@ extension FuseSession {
         case .attributes(let node): attributes(reply, node, request)
         case .readLink(let node): readLink(reply, node, request)
         case .open(let node): open(reply, node, request)
-        case .openDirectory(let node): openDirectory(reply, node, request)
         case .read(let job): resumeRead(reply, job, request)
-        case .list(let node, let handle, let offset, let size, let plus):
-            list(reply, node, handle: handle, offset: offset, size: size, plus: plus, request)
+        case .list(let node, let offset, let size, let plus):
+            list(reply, node, offset: offset, size: size, plus: plus, request)
         case .xattr(let node, let name, let size): unsafe xattr(reply, node, name.span.bytes, size: size, request)
         case .xattrNames(let node, let size): xattrNames(reply, node, size: size, request)
         }

@@ -14,7 +14,6 @@ public final class FileSystem: Sendable {
     let options: FileSystemOptions
     let namespace = NamespaceTable()
     let trees = TreeTable()
-    let listings = ListingTable()
     let uses: ImageUseTable?
 
     /// A tree on top of what the process knows; any number of them may share a library.

@@ -100,14 +100,6 @@ public enum Outcome<Value: Sendable>: Sendable {
     case parked(Completion)
 }
 
-/// What an open of a directory gives.
-public struct DirectoryHandle: Sendable {
-    /// Comes back in `list` and `releaseDirectory`.
-    public var handle: UInt64
-    /// The listing never changes: the kernel may keep it (FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE).
-    public var isImmutable: Bool
-}
-
 /// What a listing says of one name.
 public struct ListedName: Sendable {
     /// d_ino.

@@ -23,6 +23,11 @@ import Testing
         #expect(wire.served != nil)
     }
 
+    @Test func `does not ask for what is not wanted`() throws {
+        let wire = try Wire(wantsParallelLookups: false)
+        #expect(try wire.initialise(flags: Wire.parallelDirops | 1) & Wire.parallelDirops == 0)
+    }
+
     @Test func `keeps the upper half of the offered flags`() throws {
         let wire = try Wire()
         try wire.initialise(flags: 1 << 37)
@@ -46,10 +51,40 @@ import Testing
         var connection = fuse_conn_info()
         connection.capable = UInt32(FUSE_CAP_POSIX_ACL | FUSE_CAP_ASYNC_DIO | FUSE_CAP_WRITEBACK_CACHE)
         connection.want = .max
-        Negotiation.apply(FuseOptions(mountPoint: "/m", maxBackground: 100_000), to: &connection)
+        var settings = KernelSettings()
+        settings.maxBackground = 100_000
+        Negotiation.apply(settings, to: &connection)
         #expect(connection.want == UInt32(FUSE_CAP_POSIX_ACL))
         #expect(connection.max_background == 65535)
-        #expect(connection.congestion_threshold == 4096)
+        #expect(connection.max_write == 1 << 20)
+    }
+
+    @Test func `each kernel setting can be turned off`() {
+        var settings = KernelSettings()
+        let words = [
+            ("read-ahead", "128"), ("max-background", "12"), ("request", "128"),
+            ("parallel", "off"),
+            ("directories", "asked"), ("attributes", "never"), ("links", "off"), ("missing", "off"), ("acl", "off"),
+        ]
+        for (name, value) in words {
+            let before = settings
+            let isKnown = settings.change(name, value)
+            #expect(isKnown, "\(name)")
+            #expect(settings != before, "\(name)")
+        }
+        var connection = fuse_conn_info()
+        connection.capable = .max
+        Negotiation.apply(settings, to: &connection)
+        #expect(connection.want == UInt32(FUSE_CAP_ASYNC_READ))
+        #expect(connection.max_background == 12)
+        #expect(connection.max_write == 128 << 10)
+        #expect(settings.readAheadKiB == 128 && !settings.keepsMissing && settings.directories == .asked)
+        let unchanged = settings
+        for (name, value) in [("links", "1"), ("request", "big"), ("directories", "none"), ("new", "on")] {
+            let isKnown = settings.change(name, value)
+            #expect(!isKnown, "\(name)=\(value)")
+        }
+        #expect(settings == unchanged)
     }
 }
 

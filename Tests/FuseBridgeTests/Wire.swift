@@ -55,7 +55,7 @@ final class Wire {
     private let kernel: Descriptor
     private var buffer = unsafe fuse_buf()
 
-    init(_ table: fuse_lowlevel_ops = fuse_lowlevel_ops()) throws {
+    init(_ table: fuse_lowlevel_ops = fuse_lowlevel_ops(), wantsParallelLookups: Bool = true) throws {
         var ends: [CInt] = [-1, -1]
         // Each message is read whole, as from /dev/fuse.
         let type = CInt(SOCK_SEQPACKET.rawValue | SOCK_CLOEXEC.rawValue)
@@ -66,6 +66,7 @@ final class Wire {
                 unsafe Wire.at(owner)?.served = (offered, chosen, maxPages)
             }
         )
+        if wantsParallelLookups { unsafe crfs_fuse_link_want_parallel_lookups(link) }
         var table = table
         var arguments: [UnsafePointer<CChar>?] = unsafe [UnsafePointer(strdup("test"))]
         defer { unsafe free(UnsafeMutablePointer(mutating: arguments[0])) }

@@ -47,6 +47,33 @@ struct NamespaceTests {
         #expect(before.inode == after.inode)
     }
 
+    @Test("a listing goes on by a name's own number: whatever comes and goes, all other names come once")
+    func cookies() {
+        let items = { (numbers: any Sequence<Int>) in
+            Listing(
+                items: numbers.map { Listing.Item(name: Array("tag-\($0)".utf8), inode: UInt64($0), type: S_IFLNK) }
+            )
+        }
+        let first = items(0..<5000)
+        let half = Array(first.items.prefix(2500))
+        // A third of the names went, others came.
+        let second = items((0..<5000).filter { $0 % 3 != 0 } + Array(9000..<9500))
+        let rest = second.items(after: half.last!.cookie)
+        let seen = half.map(\.inode) + rest.map(\.inode)
+        #expect(Set(seen).count == seen.count)
+        for number in 0..<5000 where number % 3 != 0 { #expect(seen.contains(UInt64(number))) }
+        #expect(first.items.allSatisfy { $0.cookie > 2 && $0.cookie < 1 << 63 })
+        #expect(first.items(after: 0).count == 5000 && first.items(after: first.items.last!.cookie).isEmpty)
+    }
+
+    @Test("names whose numbers would be the same are told apart")
+    func equalCookies() {
+        let name = Array("tag".utf8)
+        let listing = Listing(items: (1...3).map { Listing.Item(name: name, inode: $0, type: S_IFLNK) })
+        #expect(Set(listing.items.map(\.cookie)).count == 3)
+        #expect(listing.items(after: listing.items[0].cookie).map(\.inode) == [2, 3])
+    }
+
     @Test("percent sequences stand for printable ASCII only")
     func percent() {
         #expect("host%3A5000".percentDecoded == "host:5000")

@@ -28,6 +28,8 @@ typedef void (*crfs_fuse_serving)(void *owner, uint64_t offered, uint64_t chosen
 crfs_fuse_link *crfs_fuse_link_new(crfs_fuse_serving serving);
 // Only after the session was destroyed.
 void crfs_fuse_link_free(crfs_fuse_link *link);
+// Before the session is mounted: asks for FUSE_PARALLEL_DIROPS, where the kernel offers it.
+void crfs_fuse_link_want_parallel_lookups(crfs_fuse_link *link);
 // Before the session is mounted: asks for FUSE_PASSTHROUGH, where the kernel offers it.
 void crfs_fuse_link_want_passthrough(crfs_fuse_link *link);
 // Before the session is mounted; the pointer is only handed back, never followed.

@@ -139,8 +139,9 @@ extension Library {
 
     private static var unknownHostDeadline: Double { 10 }
 
+    /// At least a second: who waits for a listing comes back for it when it has arrived, and must find it.
     private func isOld(_ at: UInt64) -> Bool {
-        Double(monotonicNanoseconds() &- at) > options.tagFreshness * 1e9
+        Double(monotonicNanoseconds() &- at) > max(options.tagFreshness, 1) * 1e9
     }
 
     /// Names directly below a path that are known without asking: components of repositories seen or remembered.

@@ -6,65 +6,74 @@ internal import OCIRegistry
 internal import PosixIO
 internal import Synchronization
 
-/// A directory of the namespace as it was when it was opened.
+/// What a directory of the namespace held when it was asked.
+///
+/// The kernel comes for a listing in parts and says by a number where it goes on. So the number follows from the name
+/// alone: whatever was added or has gone in between, all other names come once. That is also why they are in this order.
 struct Listing: Sendable {
     struct Item: Sendable {
         var name: [UInt8]
         var inode: UInt64
         /// S_IFMT bits.
         var type: UInt32
+        /// Where the listing goes on after this name; above what "." and ".." take, and below 2^63 (off_t).
+        var cookie: UInt64 = 0
     }
 
-    var items: [Item] = []
-}
+    /// By cookie; no two have the same.
+    let items: [Item]
 
-/// Listings of open directories by handle.
-///
-/// LOCK ORDER: a leaf.
-final class ListingTable: Sendable {
-    private struct State: Sendable {
-        var next: UInt64 = 1
-        var listings: [UInt64: Listing] = [:]
-    }
-
-    private let state = Mutex(State())
-
-    func add(_ listing: Listing) -> UInt64 {
-        state.withLock { state in
-            let handle = state.next
-            state.next += 1
-            state.listings[handle] = listing
-            return handle
+    init(items: [Item]) {
+        var items = items
+        for index in items.indices { items[index].cookie = (fnv1a64(items[index].name) >> 2) + 3 }
+        items.sort { ($0.cookie, $0.inode) < ($1.cookie, $1.inode) }
+        // Names whose hashes are the same still have to be told apart.
+        for index in items.indices.dropFirst() where items[index].cookie <= items[index - 1].cookie {
+            items[index].cookie = items[index - 1].cookie + 1
         }
+        self.items = items
     }
 
-    func listing(_ handle: UInt64) -> Listing? { state.withLock { $0.listings[handle] } }
-
-    func remove(_ handle: UInt64) {
-        let removed = state.withLock { $0.listings.removeValue(forKey: handle) }
-        _ = removed
+    /// The items after a cookie.
+    func items(after cookie: UInt64) -> ArraySlice<Item> {
+        var (low, high) = (0, items.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if items[middle].cookie > cookie { high = middle } else { low = middle + 1 }
+        }
+        return items[low...]
     }
 }
 
 extension FileSystem {
-    /// Opens a directory. One of the namespace is listed now, as a whole; a listing makes no request per entry and
+    /// Whether a directory's listing follows from a digest, so that whoever has it may keep it.
+    public func isListingFixed(_ id: NodeID) -> Bool {
+        if case .namespace(let node) = place(id) { return node.isImmutable }
+        return true
+    }
+
+    /// Calls `body` for names from `offset` on (0: the start, else what came as `nextOffset`), "." and ".." first, until
+    /// it returns false (that name was not taken) or the end. With `plus`, each taken name that has a node counts as a
+    /// look-up of it. A directory need not be opened before.
+    ///
+    /// One of the namespace is listed as it is when its first name is asked for; that makes no request per entry and
     /// opens no layer.
-    public func openDirectory(_ id: NodeID) -> Outcome<DirectoryHandle> {
+    public func list(
+        _ id: NodeID,
+        offset: UInt64,
+        plus: Bool,
+        _ body: (_ name: borrowing RawSpan, _ listed: ListedName) -> Bool
+    ) -> Outcome<Void> {
         switch place(id) {
         case nil: return .failed(.stale)
-        case .tree(let tree, let record):
+        case .tree(let tree, let directory):
             if tree.isStale { return .failed(.stale) }
-            guard isMode(tree, record) else { return .failed(.notDirectory) }
+            guard isMode(tree, directory) else { return .failed(.notDirectory) }
             // A listing gives all its names to the kernel: no look-up may follow.
             tree.use?.touch()
-            return .ready(DirectoryHandle(handle: 0, isImmutable: true))
-        case .namespace(let node):
-            switch list(node) {
-            case .parked(let completion): return .parked(completion)
-            case .failed(let error): return .failed(error)
-            case .ready(let listing):
-                return .ready(DirectoryHandle(handle: listings.add(listing), isImmutable: node.isImmutable))
-            }
+            listTree(tree, directory, offset: offset, plus: plus, body)
+            return .ready(())
+        case .namespace(let node): return listNamespace(node, offset: offset, plus: plus, body)
         }
     }
 
@@ -73,45 +82,35 @@ extension FileSystem {
         return isDirectory(source.layer.index.attributes(source.record).mode)
     }
 
-    /// Closes what `openDirectory` opened.
-    public func releaseDirectory(_ id: NodeID, handle: UInt64) {
-        if handle != 0 { listings.remove(handle) }
-    }
-
-    /// Calls `body` for names from `offset` on (0: the start), "." and ".." first, until it returns false (that name
-    /// was not taken) or the end. With `plus`, each taken name that has a node counts as a look-up of it.
-    public func list(
-        _ id: NodeID,
-        handle: UInt64,
+    private func listNamespace(
+        _ node: NamespaceNode,
         offset: UInt64,
         plus: Bool,
         _ body: (_ name: borrowing RawSpan, _ listed: ListedName) -> Bool
     ) -> Outcome<Void> {
-        switch place(id) {
-        case nil: return .failed(.stale)
-        case .tree(let tree, let directory):
-            listTree(tree, directory, offset: offset, plus: plus, body)
-            return .ready(())
-        case .namespace(let node):
-            guard let listing = listings.listing(handle) else { return .failed(.invalid) }
-            guard listDots(node.inode, node.inode, offset: offset, body) else { return .ready(()) }
-            var position = Int(clamping: offset) - 2
-            position = max(position, 0)
-            while position < listing.items.count {
-                let item = listing.items[position]
-                let entry: Entry? =
-                    plus ? Entry(node: .none, attributes: nil, entryTimeout: 0, attributeTimeout: 0) : nil
-                let listed = ListedName(
-                    inode: item.inode,
-                    type: item.type,
-                    entry: entry,
-                    nextOffset: UInt64(position) + 3
-                )
-                guard body(bytes(of: item.name), listed) else { break }
-                position += 1
+        let listing: Listing
+        if offset > 0, let begun = node.listing {
+            listing = begun
+        } else {
+            switch list(node) {
+            case .parked(let completion): return .parked(completion)
+            case .failed(let error): return .failed(error)
+            case .ready(let made): listing = made
             }
+        }
+        guard listDots(node.inode, node.inode, offset: offset, body) else {
+            node.listing = listing
             return .ready(())
         }
+        let rest = listing.items(after: offset)
+        // The end is asked for once more, and then nobody comes for it.
+        node.listing = rest.isEmpty && offset > 0 ? nil : listing
+        let entry: Entry? = plus ? Entry(node: .none, attributes: nil, entryTimeout: 0, attributeTimeout: 0) : nil
+        for item in rest {
+            let listed = ListedName(inode: item.inode, type: item.type, entry: entry, nextOffset: item.cookie)
+            guard body(bytes(of: item.name), listed) else { break }
+        }
+        return .ready(())
     }
 
     private func listTree(
@@ -195,7 +194,7 @@ extension FileSystem {
 
     private func listHosts(_ node: NamespaceNode, _ view: View) -> Listing {
         let hosts = Set(FileSystem.usualHosts + options.listedHosts + library.answeredHosts())
-        let names = hosts.filter { isAllowed($0) }.map(\.name).sorted()
+        let names = hosts.filter { isAllowed($0) }.map(\.name)
         let local = view == .layers ? [item(node, "local", S_IFDIR)] : []
         return Listing(items: local + names.map { item(node, $0, S_IFDIR) })
     }
@@ -219,14 +218,14 @@ extension FileSystem {
             case .failed: break
             case .ready(let projects): names.formUnion(projects)
             }
-            return .ready(Listing(items: names.sorted().map { item(node, $0, S_IFDIR) }))
+            return .ready(Listing(items: names.map { item(node, $0, S_IFDIR) }))
         }
         switch library.catalog(host) {
         case .loading(let completion): return .parked(completion)
         case .failed(let error): if names.isEmpty { return .failed(error) }
         case .ready: names = names.union(library.knownChildren(host, ""))
         }
-        return .ready(Listing(items: names.sorted().map { item(node, $0, S_IFDIR) }))
+        return .ready(Listing(items: names.map { item(node, $0, S_IFDIR) }))
     }
 
     private func listRepository(
@@ -260,7 +259,7 @@ extension FileSystem {
         children = children.filter { Repository.isComponent($0) && !tags.contains($0) }
         var items = tags.map { item(node, $0, S_IFLNK) } + children.map { item(node, $0, S_IFDIR) }
         items += digests.compactMap { digestItem(node, view, repository, $0) }
-        return .ready(Listing(items: items.sorted { $0.name.lexicographicallyPrecedes($1.name) }))
+        return .ready(Listing(items: items))
     }
 
     /// A digest that was used before, by what the cache directory knows of it.

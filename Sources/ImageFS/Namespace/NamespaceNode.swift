@@ -11,6 +11,8 @@ enum View: Sendable {
 }
 
 /// A node above the digests: directories of hosts and repositories, symlinks, generated files.
+///
+/// LOCK ORDER: the lock is a leaf.
 final class NamespaceNode: Sendable {
     enum Kind: Sendable {
         case root
@@ -31,6 +33,21 @@ final class NamespaceNode: Sendable {
     /// Where it stands in the tree, `/`-joined, without a leading slash; empty for the root.
     let place: String
     let kind: Kind
+    private let begun = Mutex<Listing?>(nil)
+
+    /// What somebody has begun to list and may come back for.
+    var listing: Listing? {
+        get { begun.withLock { $0 } }
+        set {
+            // Released outside the lock.
+            let old = begun.withLock { listing in
+                let old = listing
+                listing = newValue
+                return old
+            }
+            _ = old
+        }
+    }
 
     init(id: UInt32, place: String, kind: Kind) {
         self.id = id

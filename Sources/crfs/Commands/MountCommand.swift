@@ -149,9 +149,9 @@ struct MountCommand: ParsableCommand {
             let stack = try Stack(access, state: state, use: .serving)
             owner = Owner(stack, options: access.processOptions)
             _ = try owner.serve(
-                FuseMount(fuseOptions()),
+                FuseMount(try fuseOptions()),
                 settings(),
-                fuseOptions(),
+                try fuseOptions(),
                 process: getpid(),
                 isForeground: foreground
             )
@@ -190,7 +190,7 @@ struct MountCommand: ParsableCommand {
         try access.requireSame(as: ControlChannel(directory: access.cacheDirectory).owner())
         let mount: FuseMount
         do throws(FuseError) {
-            mount = try FuseMount(fuseOptions())
+            mount = try FuseMount(try fuseOptions())
         } catch {
             throw CommandError("\(error)")
         }
@@ -209,7 +209,7 @@ struct MountCommand: ParsableCommand {
             device: mount.device,
             settings: settings(),
             debug: fuseDebug,
-            readAheadKiB: fuseOptions().readAheadKiB,
+            readAheadKiB: try fuseOptions().readAheadKiB,
             openMode: open.rawValue,
             passthrough: passthrough.rawValue,
             isForeground: foreground
@@ -275,7 +275,8 @@ struct MountCommand: ParsableCommand {
         )
     }
 
-    private func fuseOptions() -> FuseOptions {
+    private func fuseOptions() throws(FuseError) -> FuseOptions {
+        let kernel = try KernelSettings.fromEnvironment()
         let others = allowOther ?? (geteuid() == 0)
         return FuseOptions(
             mountPoint: absolutePath(mountPoint),
@@ -284,8 +285,8 @@ struct MountCommand: ParsableCommand {
             suid: suid,
             dev: dev,
             debug: fuseDebug,
-            // The kernel's 128 KiB keep a sequential reader at two requests (docs/decisions/0005-fuse-session.md).
-            readAheadKiB: geteuid() == 0 ? 1024 : nil,
+            kernel: kernel,
+            readAheadKiB: geteuid() == 0 ? kernel.readAheadKiB : nil,
             openMode: open,
             passthrough: passthrough
         )

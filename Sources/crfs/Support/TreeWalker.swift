@@ -93,17 +93,16 @@ struct TreeWalker {
 
     /// Names of a directory, sorted, without "." and "..".
     func children(_ directory: Node, _ what: String) throws -> [Child] {
-        let handle = try value(what) { fileSystem.openDirectory(directory.id) }
-        defer { fileSystem.releaseDirectory(directory.id, handle: handle.handle) }
         var children: [Child] = []
-        let outcome = fileSystem.list(directory.id, handle: handle.handle, offset: 0, plus: false) { name, listed in
-            let bytes = unsafe name.withUnsafeBytes { unsafe Array($0) }
-            if bytes != Array(".".utf8) && bytes != Array("..".utf8) {
-                children.append(Child(name: bytes, type: listed.type))
+        try value(what) {
+            fileSystem.list(directory.id, offset: 0, plus: false) { name, listed in
+                let bytes = unsafe name.withUnsafeBytes { unsafe Array($0) }
+                if bytes != Array(".".utf8) && bytes != Array("..".utf8) {
+                    children.append(Child(name: bytes, type: listed.type))
+                }
+                return true
             }
-            return true
         }
-        if case .failed(let error) = outcome { throw CommandError("\(what): \(describeErrno(error.errno))") }
         return children.sorted { $0.name.lexicographicallyPrecedes($1.name) }
     }
 
