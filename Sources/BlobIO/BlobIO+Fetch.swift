@@ -33,7 +33,7 @@ extension BlobIO {
             }
             return (joined, new)
         }
-        for flight in joined { landing.promote(flight) }
+        for flight in joined { schedule(landing.promote(flight)) }
         demand(layer, new.filter { layer.isDirect($0.member) }.sorted { $0.range.offset < $1.range.offset })
         let indirect = new.filter { !layer.isDirect($0.member) }
         if !indirect.isEmpty { streamAgain(layer, indirect) }
@@ -145,15 +145,18 @@ extension BlobIO {
         return min(most - min(most, aheadBudget.used), most * 3 / 4 - min(most * 3 / 4, own))
     }
 
-    /// Makes flights for members that are neither there nor on their way, as `plan` chooses them.
+    /// Makes flights for members that are neither there nor on their way, as `plan` chooses them. Test suites, which come
+    /// with many packages and which hardly a job reads, are not among them until some of one was read.
     private func claim(
         _ layer: Layer,
         _ plan: (_ isAbsent: (_ position: Int, _ member: ByteRange) -> Bool) -> [FetchPlanner.Item]
     ) -> ([FetchPlanner.Item], [Flight]) {
         let map = IndexMembers(index: layer.index)
+        let takesTests = layer.readsTests
         let (items, claimed) = flights.withLock { flights -> ([FetchPlanner.Item], [Flight]) in
             let items = plan { position, member in
                 guard flights[Flight.Key(layer, member.offset)] == nil, layer.isDirect(member) else { return false }
+                if !takesTests, map.isTest(at: position) { return false }
                 return map.containsChunk(of: member, from: position) { !store.contains(layer.key($0)) }
             }
             let claimed = items.map { item in
@@ -206,8 +209,7 @@ extension BlobIO {
         counters.requests.add(1, ordering: .relaxed)
         if priority == .demand { counters.demandRequests.add(1, ordering: .relaxed) }
         let span = SpanAssembler(range, flights) { flight, bytes in
-            self.landing.append(flight, Flight.Arrival(bytes: bytes, isSecond: isSecond))
-            self.workers.submit { self.work() }
+            self.schedule(self.landing.append(flight, Flight.Arrival(bytes: bytes, isSecond: isSecond)))
         }
         do throws(BlobError) {
             try await layer.fetch(span, priority, fresh: isSecond)
@@ -222,40 +224,76 @@ extension BlobIO {
         Task { await self.fly(flight.layer, [flight], flight.range, .demand, isSecond: true) }
     }
 
-    /// On a worker: does what is to be done next.
+    /// Lets threads do what is due.
+    private func schedule(_ due: LandingQueue.Due) {
+        if due.urgent { workers.submit { self.work() } }
+        if due.background { background.submit { self.workInBackground() } }
+    }
+
+    /// On a worker: does what is to be done next, and looks again. In between it is the turn of others that use the pool.
     private func work() {
-        switch landing.next() {
-        case .inflate(let flight, let arrival): land(flight, arrival.bytes, isSecond: arrival.isSecond)
+        guard let next = landing.next() else { return }
+        perform(next)
+        workers.submit { self.work() }
+    }
+
+    private func workInBackground() {
+        guard let next = landing.nextInBackground() else { return }
+        perform(next)
+        background.submit { self.workInBackground() }
+    }
+
+    private func perform(_ work: LandingQueue.Work) {
+        switch work {
+        case .inflate(let flight, let arrival): land(flight, arrival)
         case .pack(let flight, let member):
             pack(flight, member)
-            landing.notePacked()
-        case nil: break
+            landing.noteGone()
         }
+    }
+
+    /// Waits until what has come is in the store, for at most five seconds: members are packed after their readers were
+    /// answered, and a process that ends before has to fetch them again. What is on its way is not waited for. Then, for
+    /// at most two seconds, for files that are being materialised: where each job has a mount of its own, there is no
+    /// other time for them.
+    public func settle() {
+        landing.drain()
+        schedule(LandingQueue.Due(urgent: true, background: true))
+        landing.waitUntilPacked(nanoseconds: 5_000_000_000)
+        store.files?.waitUntilIdle(nanoseconds: 2_000_000_000)
     }
 
     /// Inflates and checks a member and answers those who wait. Its chunks are packed later: LZ4 and the disk take longer
     /// than all before, and the next reader waits for another member.
-    private func land(_ flight: Flight, _ bytes: SharedBytes, isSecond: Bool) {
+    ///
+    /// Two threads can do that with the same bytes at a time, where a reader came while it was done in the background: the
+    /// first one that is through counts.
+    private func land(_ flight: Flight, _ arrival: Flight.Arrival) {
         let layer = flight.layer
+        let isSecond = arrival.isSecond
+        let bytes = arrival.bytes
         let member: DecodedMember
         do throws(CodecError) {
             member = try decoder.decode(layer, member: flight.range.offset, bytes, 0..<bytes.count)
         } catch {
+            guard arrival.decide() else { return }
+            flight.dropArrival(arrival)
+            landing.noteGone()
             return landDamaged(flight, error, isSecond: isSecond)
         }
+        guard arrival.decide() else { return }
+        flight.dropArrival(arrival)
         counters.bytesInflated.add(UInt64(member.bytes.count), ordering: .relaxed)
         if let bad = member.payloads.first(where: { !$0.isGood }) {
             counters.mismatches.add(1, ordering: .relaxed)
             logMismatch(layer, bad, flight.range.offset, isSecond: isSecond)
-            if !isSecond {
-                flyAgain(flight)
-                return
+            if !isSecond || layer.restarts != nil {
+                landing.noteGone()
+                return isSecond ? streamAgain(layer, [flight]) : flyAgain(flight)
             }
-            if layer.restarts != nil { return streamAgain(layer, [flight]) }
         }
         flight.finish(.landed(member))
-        landing.append(flight, landed: member)
-        workers.submit { self.work() }
+        schedule(landing.append(flight, landed: member))
     }
 
     /// Packs a member's chunks into the store. The flight leaves the table last, so that a reader finds the chunks in one

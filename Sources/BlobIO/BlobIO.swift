@@ -41,8 +41,10 @@ public final class BlobIO: Sendable {
     let store: ChunkStore
     let flights = FlightTable()
     let decoder = MemberDecoder()
-    /// Inflates, checks, packs; reads local files.
+    /// Inflates and checks what readers wait for; reads local files.
     let workers: WorkerPool
+    /// Inflates what nobody waits for, and packs, with what the processor has left.
+    let background = WorkerPool(named: "crfs-pack", threads: 1, priority: .low)
     let log: LimitedLog
     let counters = Counters()
     let landing = LandingQueue()
@@ -132,15 +134,6 @@ public final class BlobIO: Sendable {
 
     /// The plain layers that are being streamed now, by digest.
     public var streamingLayers: [StreamingLayer] { plain.register.snapshot }
-
-    /// Waits until what has come is in the store, for at most five seconds: members are packed after their readers were
-    /// answered, and a process that ends before has to fetch them again. What is on its way is not waited for. Then, for
-    /// at most two seconds, for files that are being materialised: where each job has a mount of its own, there is no
-    /// other time for them.
-    public func settle() {
-        landing.waitUntilPacked(nanoseconds: 5_000_000_000)
-        store.files?.waitUntilIdle(nanoseconds: 2_000_000_000)
-    }
 
     // MARK: Opening
 

@@ -89,10 +89,16 @@ enum FetchPlanner {
         return roundTrip * min(link.bytesPerSecond, decodeRate) / 1_000_000
     }
 
-    /// How much a missing member is widened by: what a round trip is worth, or a part of that while it is not known
-    /// that what comes so is read.
+    /// What a request costs both sides, whatever it asks for, in bytes that could have come meanwhile.
+    private static let requestWorth: UInt64 = 256 << 10
+    /// Of what is further away from a miss, less is read: of the bytes beyond this many only a third comes along.
+    private static let denseWidening: UInt64 = 1 << 20
+
+    /// How much a missing member is widened by: about what another request is worth, or a part of that while it is not
+    /// known that what comes so is read.
     static func widening(_ link: LinkEstimate, _ yield: Yield, _ limits: FetchLimits) -> UInt64 {
-        let bytes = roundTripWorth(link) / yield.divisor
+        let worth = roundTripWorth(link) + requestWorth
+        let bytes = (min(worth, denseWidening) + (worth - min(worth, denseWidening)) / 3) / yield.divisor
         return min(max(bytes, limits.leastWidening), limits.mostWidening)
     }
 

@@ -26,10 +26,26 @@ final class Flight: Sendable {
     }
 
     /// A member's bytes, as they came.
-    struct Arrival: Sendable {
+    final class Arrival: Sendable {
         let bytes: SharedBytes
         /// They were asked for once more, since the first ones were wrong.
         let isSecond: Bool
+        private let isDecided = Atomic(false)
+
+        init(bytes: SharedBytes, isSecond: Bool) {
+            self.bytes = bytes
+            self.isSecond = isSecond
+        }
+
+        /// Whether what the caller made of the bytes counts: true for the first who asks.
+        func decide() -> Bool { !isDecided.exchange(true, ordering: .acquiringAndReleasing) }
+    }
+
+    /// What came, until it is known what it is.
+    private struct Landing: Sendable {
+        var arrival: Arrival?
+        /// The background inflates it. A reader does not wait for that: it can be taken once more.
+        var isInBackground = false
     }
 
     let layer: Layer
@@ -42,7 +58,7 @@ final class Flight: Sendable {
     /// Finished when the state is final.
     let completion = Completion()
     private let current = Mutex(State.flying)
-    private let arrival = Mutex<Arrival?>(nil)
+    private let landing = Mutex(Landing())
     private let wanted: Atomic<Bool>
     private let whenGone: (@Sendable (Flight, BlobError?) -> Void)?
 
@@ -75,14 +91,31 @@ final class Flight: Sendable {
 
     // MARK: Between arrival and decoding
 
-    var hasArrived: Bool { arrival.withLock { $0 != nil } }
-    func arrive(_ arrival: Arrival) { self.arrival.withLock { $0 = arrival } }
+    var hasArrived: Bool { landing.withLock { $0.arrival != nil } }
+    func arrive(_ arrival: Arrival) { landing.withLock { $0 = Landing(arrival: arrival) } }
 
-    /// What came, for the first who asks.
+    /// What came, for a thread that inflates it at once. Nobody is given it afterwards.
     func takeArrival() -> Arrival? {
-        arrival.withLock { arrival in
-            defer { arrival = nil }
-            return arrival
+        landing.withLock { landing in
+            defer { landing.arrival = nil }
+            return landing.arrival
+        }
+    }
+
+    /// What came, for a thread that has no hurry; nil when a reader waits for it or it was taken.
+    func takeArrivalInBackground() -> Arrival? {
+        if isWanted { return nil }
+        return landing.withLock { landing in
+            if landing.isInBackground { return nil }
+            landing.isInBackground = true
+            return landing.arrival
+        }
+    }
+
+    /// Lets go of what came, now that it is known what it is.
+    func dropArrival(_ arrival: Arrival) {
+        landing.withLock { landing in
+            if landing.arrival === arrival { landing.arrival = nil }
         }
     }
 

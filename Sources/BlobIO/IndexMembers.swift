@@ -11,6 +11,9 @@ struct IndexMembers: MemberMap {
 
     func position(atOrAfter offset: UInt64) -> Int { index.blobPosition(atOrAfter: offset) }
 
+    /// Whether a member belongs to a test suite: its file is somewhere below a directory `test` or `tests`.
+    func isTest(at position: Int) -> Bool { index.isTest(index.chunk(index.chunkInBlobOrder(position)).record) }
+
     /// Calls `body` with the number of every chunk of a member.
     ///
     /// - Parameter first: the member's first position.
@@ -35,5 +38,23 @@ struct IndexMembers: MemberMap {
             position += 1
         }
         return false
+    }
+}
+
+extension LayerIndex {
+    /// Whether a record is somewhere below a directory `test` or `tests`.
+    func isTest(_ record: UInt32) -> Bool {
+        var directory = parent(record)
+        while directory != 0 {
+            if isTestName(name(directory)) { return true }
+            directory = parent(directory)
+        }
+        return false
+    }
+
+    private func isTestName(_ name: borrowing RawSpan) -> Bool {
+        guard name.byteCount == 4 || name.byteCount == 5 else { return false }
+        // SAFETY: the bytes are read inside of the closure only.
+        return unsafe name.withUnsafeBytes { unsafe $0.elementsEqual("tests".utf8.prefix($0.count)) }
     }
 }

@@ -37,6 +37,8 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let ahead: AtomicBits
+    /// Chunks of test suites that were read.
+    private let testsRead = Atomic<Int>(0)
     /// What of it was used, for profiles.
     let usage: LayerUsage
     /// Keys of files that are not one chunk, once they were worked out.
@@ -75,6 +77,14 @@ public final class Layer: Sendable {
     func refute(_ error: BlobError) {
         refutation.withLock { $0 = error }
         refuted.store(true, ordering: .releasing)
+    }
+
+    /// Whether readers of this layer want its test suites too. One or two of their files can be read by a program that does not test.
+    var readsTests: Bool { testsRead.load(ordering: .relaxed) >= 3 }
+
+    /// Notes that a chunk of a file was read for the first time.
+    func noteTest(_ record: UInt32) {
+        if !readsTests, index.isTest(record) { testsRead.add(1, ordering: .relaxed) }
     }
 
     /// A copy of the index file, and of the file of restart points where there is one.

@@ -52,7 +52,7 @@ struct ReadAhead: Sendable {
     /// layer's readers want much of it, in whatever order.
     func isBroad(_ link: LinkEstimate) -> Bool {
         let rest = end - min(end, asked)
-        return misses >= 16 && misses * FetchPlanner.roundTripWorth(link) >= 4 * rest
+        return misses >= 32 && misses * FetchPlanner.roundTripWorth(link) >= 4 * rest
     }
 
     /// The most that a stream may be fetched ahead of, when so many bytes are before its readers.

@@ -35,6 +35,15 @@ public func startThread(named name: String, _ body: @escaping @Sendable () -> Vo
     pthread_detach(thread)
 }
 
+/// How much of the processor the threads of a pool get beside others.
+public enum WorkerPriority: Sendable {
+    /// As much as any thread.
+    case normal
+    /// A tenth of what a normal one gets where both want it (setpriority(2), 10). Such a thread must hold nothing for long that
+    /// another one waits for.
+    case low
+}
+
 /// Up to a fixed number of threads that run jobs first in, first out. A thread starts when a job finds none that is free, and
 /// lives until the process ends: a process has only those that it needs. For work that uses the processor or waits for the
 /// disk; nothing that waits for the network belongs here.
@@ -87,19 +96,24 @@ public final class WorkerPool: Sendable {
     private let queue = Queue()
     private let name: String
     private let threads: Int
+    private let priority: WorkerPriority
 
     /// - Parameter threads: how many there are at most.
-    public init(named name: String, threads: Int) {
+    public init(named name: String, threads: Int, priority: WorkerPriority = .normal) {
         precondition(threads > 0)
         self.name = name
         self.threads = threads
+        self.priority = priority
     }
 
     /// Queues a job.
     public func submit(_ job: @escaping @Sendable () -> Void) {
         guard let number = queue.push(job, most: threads) else { return }
         let queue = queue
+        let priority = priority
         startThread(named: "\(name)-\(number)") {
+            // On Linux that is about the calling thread.
+            if priority == .low { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 10) }
             while true { queue.next()() }
         }
     }

@@ -1,5 +1,6 @@
 import OCIModel
 import OCIRegistry
+import PosixIO
 import TestSupport
 import Testing
 
@@ -20,6 +21,10 @@ private struct Simulation {
     /// When each member that was asked for is there, in seconds.
     private var arrival: [Double?]
     private var isMarked: [Bool]
+    /// Which members belong to test suites, and how many of these were read.
+    private let isTest: [Bool]
+    private var testsRead = 0
+    private(set) var misses = 0
     private(set) var requests: [Request] = []
     private(set) var fetchedTwice = 0
     /// Bytes that one miss brought in all, at most.
@@ -27,7 +32,8 @@ private struct Simulation {
     private var linkIsFree = 0.0
     var now = 0.0
 
-    init(_ list: MemberList, _ link: LinkEstimate, _ limits: FetchLimits = FetchLimits()) {
+    init(_ list: MemberList, _ link: LinkEstimate, _ limits: FetchLimits = FetchLimits(), isTest: [Bool] = []) {
+        self.isTest = isTest.isEmpty ? Array(repeating: false, count: list.positionCount) : isTest
         self.list = list
         self.link = link
         self.limits = limits
@@ -49,6 +55,7 @@ private struct Simulation {
 
     /// Reads a member; a reader that `waits` goes on when it is there.
     mutating func read(_ position: Int) {
+        if isTest[position] { testsRead += 1 }
         if arrival[position] == nil { miss(position) }
         if isMarked[position] {
             isMarked[position] = false
@@ -70,11 +77,11 @@ private struct Simulation {
 
     private mutating func miss(_ position: Int) {
         let before = bytesRequested
+        misses += 1
         let range = list.ranges[position]
         var items = [FetchPlanner.Item(range: range, position: position, reason: .demand)]
         if let order = readAhead.missed(range, link) {
-            let present = arrival
-            let isAbsent = { (position: Int, _: ByteRange) in present[position] == nil }
+            let isAbsent = isAbsent
             let found = FetchPlanner.following(
                 list,
                 from: order.start,
@@ -97,6 +104,12 @@ private struct Simulation {
         mostForOneMiss = max(mostForOneMiss, bytesRequested - before)
     }
 
+    /// As `BlobIO.claim` and `Layer.readsTests` have it.
+    private var isAbsent: (_ position: Int, _ member: ByteRange) -> Bool {
+        let (present, isTest, takesTests) = (arrival, isTest, testsRead >= 3)
+        return { position, _ in present[position] == nil && (takesTests || !isTest[position]) }
+    }
+
     private mutating func runAhead(_ start: UInt64, _ bytes: UInt64) -> (end: UInt64, bytes: UInt64) {
         var end = start
         var total: UInt64 = 0
@@ -104,15 +117,15 @@ private struct Simulation {
             let room = limits.mostInFlight - min(limits.mostInFlight, inFlight)
             let step = min(bytes - total, FetchPlanner.streamSpan(link), room)
             guard step > 0 else { break }
-            let present = arrival
             let found = FetchPlanner.following(
                 list,
                 from: end,
                 bytes: step,
                 largestFirst: total == 0 ? min(limits.mostWidening, room) : step,
                 bridge: nil,
-                reason: .ahead
-            ) { position, _ in present[position] == nil }
+                reason: .ahead,
+                isAbsent: isAbsent
+            )
             send(found.items)
             total += found.bytes
             if found.end == end { break }
@@ -270,5 +283,79 @@ private struct Simulation {
         #expect(simulation.bytesRequested == 100)
         #expect(simulation.requests.count == 1)
         #expect(simulation.requests.allSatisfy { $0.isDemand })
+    }
+}
+
+/// The reads of a real job: `python3 -c 'import numpy, scipy.stats, pandas'` on the image of the comparison (Benchmarks).
+private struct RecordedJob {
+    struct Layer {
+        var list: MemberList
+        var isTest: [Bool]
+    }
+
+    var layers: [Layer] = []
+    var reads: [(layer: Int, position: Int)] = []
+
+    /// Tests/Corpus/python-job.bin: LEB128 numbers. The number of layers; for each the number of members, and for each of these
+    /// twice its size, and one more where it is below a directory `test` or `tests`; then the number of reads, and for each
+    /// the layer and the member.
+    init() throws {
+        let file = try readFile("\(Corpus.directory)/python-job.bin", limit: 1 << 20)
+        let bytes = unsafe file.span.withUnsafeBytes { unsafe [UInt8]($0) }
+        var position = 0
+        func next() throws -> Int {
+            var value = 0
+            var shift = 0
+            while true {
+                let byte = try #require(position < bytes.count ? bytes[position] : nil)
+                position += 1
+                value |= Int(byte & 0x7f) << shift
+                shift += 7
+                if byte < 0x80 { return value }
+            }
+        }
+        for _ in 0..<(try next()) {
+            let members = try (0..<(try next())).map { _ in try next() }
+            layers.append(Layer(list: MemberList(members.map { UInt64($0 / 2) }), isTest: members.map { $0 % 2 == 1 }))
+        }
+        reads = try (0..<(try next())).map { _ in (try next(), try next()) }
+    }
+
+    /// What becomes of the reads over a link.
+    func replay(_ link: LinkEstimate) -> (misses: Int, requests: Int, bytes: UInt64) {
+        var limits = FetchLimits.store(of: 128 << 20)
+        limits.mostWidening = 4 << 20
+        var simulations = layers.map { Simulation($0.list, link, limits, isTest: $0.isTest) }
+        var now = 0.0
+        for (layer, position) in reads {
+            simulations[layer].now = now
+            simulations[layer].read(position)
+            now = simulations[layer].now
+        }
+        return (
+            simulations.reduce(0) { $0 + $1.misses }, simulations.reduce(0) { $0 + $1.requests.count },
+            simulations.reduce(0) { $0 + $1.bytesRequested }
+        )
+    }
+}
+
+@Suite struct RecordedJobTests {
+    /// 62.8 MB of members are read. What is fetched beside them costs the processor, what is not costs round trips.
+    @Test(arguments: [(8, 95, 135, 88), (23, 75, 110, 91), (58, 60, 90, 97)])
+    func aRealJobIsFetchedInFewRequestsAndNotMuchMoreThanItReads(
+        roundTrip: Int,
+        misses: Int,
+        requests: Int,
+        megabytes: UInt64
+    ) throws {
+        let job = try RecordedJob()
+        #expect(job.reads.count == 1121)
+        let result = job.replay(
+            LinkEstimate(roundTrip: UInt64(roundTrip) * 1_000_000, bytesPerSecond: 200_000_000)
+        )
+        print("round trip \(roundTrip) ms: \(result)")
+        #expect(result.misses <= misses)
+        #expect(result.requests <= requests)
+        #expect(result.bytes <= megabytes * 1_000_000)
     }
 }

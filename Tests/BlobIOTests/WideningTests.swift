@@ -84,6 +84,25 @@ private final class TricklingSource: Sendable {
         #expect(bench.blobIO.aheadBudget.used == 0)
     }
 
+    @Test func testSuitesComeAlongOnlyWhereSomeOfThemAreRead() async throws {
+        let layer = TestLayer(
+            (0..<20).map {
+                .init(name: "p\($0 / 2)/\($0 % 2 == 0 ? "" : "tests/")f", content: noise(3000, seed: UInt64($0)))
+            }
+        )
+        let bench = try Bench(limits: FetchLimits())
+        let opened = try await bench.open(layer, ScriptedSource(layer.blob))
+        #expect(try await bench.read(opened, "p0/f") == layer.files[0].content)
+        #expect(bench.blobIO.statistics.flights == 10)
+        #expect(try await bench.read(opened, "p7/tests/f") == layer.files[15].content)
+        #expect(try await bench.read(opened, "p5/tests/f") == layer.files[11].content)
+        #expect(bench.blobIO.statistics.flights == 12)
+        #expect(try await bench.read(opened, "p0/tests/f") == layer.files[1].content)
+        #expect(bench.blobIO.statistics.flights == 20)
+        for file in layer.files { #expect(try await bench.read(opened, file.name) == file.content) }
+        #expect(bench.blobIO.statistics.flights == 20)
+    }
+
     @Test func whatIsThereIsNotFetchedAgain() async throws {
         let narrow = try Bench()
         let bench = try Bench(indexDirectory: narrow.indexDirectory, limits: FetchLimits())

@@ -228,6 +228,13 @@ extension BlobIO {
         for flight in others { flight.completion.whenFinished { job.land(number, flight) } }
         guard let first = claimed.first, let last = claimed.last else { return }
         prefetcher.depart(claimed.reduce(0) { $0 + $1.range.count }, members: claimed.count)
+        for flight in claimed {
+            let bytes = flight.range.count
+            flight.completion.whenFinished { [weak self] in
+                self?.prefetcher.land(bytes)
+                self?.wakePrefetcher()
+            }
+        }
         counters.flights.add(UInt64(claimed.count), ordering: .relaxed)
         for item in items {
             map.forEachChunk(of: item.range, from: item.position) { layer.usage.markAhead($0, kind) }
@@ -243,7 +250,7 @@ extension BlobIO {
 
     /// A member has left the table: it is in the store, or failed.
     private func land(_ job: PrefetchJob, _ layer: Int, _ flight: Flight, _ failure: BlobError?) {
-        prefetcher.land(job.kind, flight.range.count, isThere: failure == nil)
+        prefetcher.leave(job.kind, flight.range.count, isThere: failure == nil)
         job.land(layer, flight.range.count, failure)
         wakePrefetcher()
     }

@@ -43,8 +43,8 @@ public struct PrefetchFigures: Sendable, Equatable {
 
 /// How much a prefetch asks for at a time. Pure functions.
 enum PrefetchPlan {
-    /// The most bytes on their way, or waiting to be decoded and packed: what a round trip is worth, and 2 MiB that
-    /// keep the decoders busy meanwhile.
+    /// The most bytes on their way, or waiting to be decoded: what a round trip is worth, and 2 MiB that keep the decoders
+    /// busy meanwhile.
     ///
     /// - Parameter isQuiet: no reader waits for anything now.
     static func window(_ kind: PrefetchKind, _ link: LinkEstimate, _ limits: FetchLimits, isQuiet: Bool) -> UInt64 {

@@ -28,7 +28,7 @@ final class Prefetcher: Sendable {
     private let isPlanning = Atomic(false)
     private let figures = PrefetchKind.allCases.map { _ in Figures() }
 
-    /// Compressed bytes on their way, or waiting to be packed.
+    /// Compressed bytes on their way, or waiting to be inflated.
     var bytes: UInt64 { state.withLock { $0.bytes } }
     /// Members of which these are.
     var members: Int { state.withLock { $0.members } }
@@ -55,11 +55,12 @@ final class Prefetcher: Sendable {
         }
     }
 
-    func land(_ kind: PrefetchKind, _ bytes: UInt64, isThere: Bool) {
-        state.withLock { state in
-            state.bytes -= bytes
-            state.members -= 1
-        }
+    /// A member is inflated, or failed. What waits to be packed is bounded by `LandingQueue`.
+    func land(_ bytes: UInt64) { state.withLock { $0.bytes -= bytes } }
+
+    /// A member has left the table of flights.
+    func leave(_ kind: PrefetchKind, _ bytes: UInt64, isThere: Bool) {
+        state.withLock { $0.members -= 1 }
         if isThere { figures[kind.rawValue].fetched.add(bytes, ordering: .relaxed) }
     }
 
