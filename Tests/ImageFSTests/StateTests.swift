@@ -158,6 +158,19 @@ struct RepositoryStoreTests {
         return try #require(Repository(host: host, path: path))
     }
 
+    @Test("that a name is no tag is kept where the name is a directory, and is no tag, repository or child of its own")
+    func missingTags() throws {
+        let directory = try TemporaryDirectory()
+        let store = RepositoryStore(directory: directory.path)
+        let (parent, nested) = try (repository("a/b"), repository("a/b/c"))
+        store.setMissingTag(parent, "c", checkedAt: 1234)
+        #expect(store.missingTag(parent, "c") == nil && !store.isKnown(parent.host, "a"))
+        store.addDigest(nested, try #require(Digest("sha256:" + String(repeating: "ab", count: 32))))
+        store.setMissingTag(parent, "c", checkedAt: 1234)
+        #expect(store.missingTag(parent, "c") == 1234)
+        #expect(store.tags(parent) == [] && !store.isRepository(parent) && store.children(parent.host, "a/b") == ["c"])
+    }
+
     @Test("tags and digests come back, and make their repository known, with its prefixes")
     func roundTrip() throws {
         let directory = try TemporaryDirectory()

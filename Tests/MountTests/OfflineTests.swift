@@ -62,6 +62,18 @@ struct OfflineTests {
         }
     }
 
+    @Test func aKnownImageMountsWithoutARequestWhileItsTagIsFresh() throws {
+        let directory = try TemporaryDirectory("known")
+        let (registry, cache) = try cached(directory)
+        let before = registry.requests(containing: "/v2/").count
+        let mount = try CrfsMount(cache: cache, arguments: ["--tag-ttl", "600", "--no-background"])
+        let root = mount.path("images/\(registry.host)/some/nested/corpus/estargz")
+        #expect(try run("ls", ["\(root)/etc"]).isSuccess)
+        #expect(mount.stop() == .exited(0))
+        // Neither for the tag nor for the names on the way to it, each of which could be one.
+        #expect(before > 0 && registry.requests(containing: "/v2/").count == before)
+    }
+
     @Test func aRegistryThatComesBackIsAskedAgain() throws {
         let directory = try TemporaryDirectory("offline")
         let (registry, cache) = try cached(directory)

@@ -150,12 +150,13 @@ final class TagTable: Sendable {
     private func loadFromStoreOnce(_ key: Key) {
         if entries.withLock({ $0[key]?.isLoadedFromStore ?? false }) { return }
         let record = store.tag(key.repository, key.tag)
+        let missing = record == nil ? store.missingTag(key.repository, key.tag) : nil
         entries.withLock { entries in
             // Names that somebody looked up once do not stay for ever: their targets are in the cache directory.
             if entries.count >= TagTable.limit { entries = entries.filter { $0.value.loading != nil } }
             var entry = entries[key] ?? Entry()
-            if entry.known == nil, let record {
-                entry.known = Known(target: record.target, checkedAt: record.checkedAt)
+            if entry.known == nil, let checkedAt = record?.checkedAt ?? missing {
+                entry.known = Known(target: record?.target, checkedAt: checkedAt)
             }
             entry.isLoadedFromStore = true
             entries[key] = entry
@@ -207,12 +208,25 @@ final class TagTable: Sendable {
         let now = wallClockSeconds()
         if let target {
             store.setTag(key.repository, key.tag, RepositoryStore.TagRecord(target: target, checkedAt: now))
+            keepMissing(above: key.repository)
         } else {
             store.removeTag(key.repository, key.tag)
+            store.setMissingTag(key.repository, key.tag, checkedAt: now)
         }
         finish(key, completion) {
             $0.known = Known(target: target, checkedAt: now, settledAt: monotonicNanoseconds())
             $0.isReported = false
+        }
+    }
+
+    /// Keeps that the names on the way to a repository are no tags: this process had to ask, the next one need not.
+    private func keepMissing(above repository: Repository) {
+        for directory in [repository] + repository.prefixes {
+            guard let parent = directory.prefixes.first else { continue }
+            let tag = String(directory.path.dropFirst(parent.path.utf8.count + 1))
+            let known = entries.withLock { $0[Key(repository: parent, tag: tag)]?.known }
+            guard let known, known.target == nil, known.settledAt != nil else { continue }
+            store.setMissingTag(parent, tag, checkedAt: known.checkedAt)
         }
     }
 

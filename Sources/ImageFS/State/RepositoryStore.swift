@@ -3,7 +3,7 @@ internal import OCIModel
 internal import PosixIO
 
 /// What is remembered of repositories across restarts: where tags led and when that was checked, and which digests
-/// were used. Components begin with a letter or digit, so `_tags` and `_digests` collide with none.
+/// were used. Components begin with a letter or digit, so `_tags`, `_none` and `_digests` collide with none.
 struct RepositoryStore: Sendable {
     let directory: String
 
@@ -31,6 +31,19 @@ struct RepositoryStore: Sendable {
 
     func removeTag(_ repository: Repository, _ tag: String) {
         _ = unsafe unlink("\(path(repository))/_tags/\(tag)")
+    }
+
+    /// When the registry said that there is no such tag (seconds since 1970).
+    func missingTag(_ repository: Repository, _ tag: String) -> Int64? {
+        guard let bytes = try? readFile("\(path(repository))/_none/\(tag)", limit: 64) else { return nil }
+        return String(decoding: bytes.array, as: UTF8.self).split(separator: "\n").first.flatMap { Int64($0) }
+    }
+
+    /// Keeps that there is no such tag where the name is a directory, which everybody looks into who uses a repository
+    /// below; of other names nothing is kept.
+    func setMissingTag(_ repository: Repository, _ tag: String, checkedAt: Int64) {
+        guard isKnown(repository.host, "\(repository.path)/\(tag)") else { return }
+        write(Array("\(checkedAt)\n".utf8), to: tag, in: "\(path(repository))/_none")
     }
 
     func hasDigest(_ repository: Repository, _ digest: Digest) -> Bool {
