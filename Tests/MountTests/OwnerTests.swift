@@ -270,7 +270,7 @@ struct OwnerTests {
         #expect(
             try status(cache, names)
                 == "ca-file cache-size deadline hosts-dir index index-digest index-from insecure-registry memory-cache "
-                + "tag-ttl verify"
+                + "metrics tag-ttl verify"
         )
         let text = try CrfsProgram.run(["status", "--cache-dir", cache])
         #expect(text.isSuccess && text.text.contains(stage.mount.point), "\(text)")
