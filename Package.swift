@@ -57,8 +57,7 @@ let package = Package(
         library("CFuse3", pkgConfig: "fuse3", apt: "libfuse3-dev"),
         library("CDeflate", pkgConfig: "libdeflate", apt: "libdeflate-dev"),
         library("CLZ4", pkgConfig: "liblz4", apt: "liblz4-dev"),
-        // Its header only: the library is loaded when it is needed (shim_curl.h).
-        .systemLibrary(name: "CCurl", path: "CShims/system/libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+        library("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
         library("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
         library("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
         library("CCrypto", pkgConfig: "libcrypto", apt: "libssl-dev"),

@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -26,17 +25,6 @@ uint32_t crfs_major(uint64_t device) { return major(device); }
 uint32_t crfs_minor(uint64_t device) { return minor(device); }
 
 pid_t crfs_fork(void) { return fork(); }
-
-int crfs_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
-
-void crfs_eventfd_signal(int descriptor) {
-    uint64_t one = 1;
-    ssize_t result;
-    // EAGAIN: it was written to 2^64 times, and can be read all the same.
-    do {
-        result = write(descriptor, &one, sizeof one);
-    } while (result < 0 && errno == EINTR);
-}
 
 void crfs_name_thread(const char *name) {
     char cut[16] = {0};

@@ -1,28 +1,29 @@
 internal import CShims
 internal import PosixIO
 
-/// libcurl: loaded, and its global state set up, when it is needed first; never torn down.
+/// libcurl's global state, set up once per process and never torn down.
 enum CurlGlobal {
     private static let ready: Bool = {
-        if let reason = unsafe crfs_curl_load() {
-            fatalError("cannot load libcurl, without which no registry can be asked: \(unsafe String(cString: reason))")
-        }
+        let result = curl_global_init(Int(CURL_GLOBAL_DEFAULT))
+        guard result == CURLE_OK else { fatalError("curl_global_init failed: \(result.rawValue)") }
         return true
     }()
 
     static func prepare() { precondition(ready) }
 }
 
-/// A multi handle with one owner, and the TLS sessions that its transfers share. Only for the thread that drives it.
+/// A multi handle with one owner, and the TLS sessions that its transfers share.
+///
+/// Everything but `wakeUp` is only for the thread that drives it.
 @safe
-struct MultiHandle: ~Copyable {
-    // SAFETY: the pointers are valid until `deinit`.
+struct MultiHandle: ~Copyable, @unchecked Sendable {
+    // SAFETY: the pointers are valid until `deinit`; curl_multi_wakeup(3) may be called from any thread.
     private let raw: UnsafeMutableRawPointer
     private let share: UnsafeMutableRawPointer
 
     init(hostConnections: Int, totalConnections: Int) {
         CurlGlobal.prepare()
-        guard let raw = unsafe crfs_curl_multi_init(), let share = unsafe crfs_curl_share_tls_sessions() else {
+        guard let raw = unsafe curl_multi_init(), let share = unsafe crfs_curl_share_tls_sessions() else {
             fatalError("out of memory for libcurl")
         }
         unsafe self.raw = raw
@@ -35,27 +36,31 @@ struct MultiHandle: ~Copyable {
 
     deinit {
         // The order matters: the cached connections use the sessions.
-        unsafe crfs_curl_multi_cleanup(raw)
-        unsafe crfs_curl_share_cleanup(share)
+        _ = unsafe curl_multi_cleanup(raw)
+        _ = unsafe curl_share_cleanup(share)
     }
 
-    /// Waits for something to do, or until `wake` is written to; at most so long.
-    func poll(milliseconds: CInt, wake: borrowing Descriptor) {
-        unsafe crfs_curl_multi_poll(raw, wake.raw, milliseconds)
-    }
+    /// Ends a `poll` that is going on or the next one; from any thread.
+    func wakeUp() { _ = unsafe curl_multi_wakeup(raw) }
+
+    /// Waits for something to do, at most so long.
+    func poll(milliseconds: CInt) { _ = unsafe curl_multi_poll(raw, nil, 0, milliseconds, nil) }
 
     /// Does what can be done without waiting.
-    func perform() { unsafe crfs_curl_multi_perform(raw) }
+    func perform() {
+        var running: CInt = 0
+        _ = unsafe curl_multi_perform(raw, &running)
+    }
 
     /// Starts a transfer; false when libcurl refuses.
     func add(_ easy: borrowing EasyHandle) -> Bool {
         _ = unsafe crfs_curl_set_share(easy.raw, share)
-        return unsafe crfs_curl_multi_add(raw, easy.raw) == CURLM_OK
+        return unsafe curl_multi_add_handle(raw, easy.raw) == CURLM_OK
     }
 
     /// Ends a transfer; its callbacks are not called any more.
     func remove(_ easy: borrowing EasyHandle) {
-        _ = unsafe crfs_curl_multi_remove(raw, easy.raw)
+        _ = unsafe curl_multi_remove_handle(raw, easy.raw)
         _ = unsafe crfs_curl_set_share(easy.raw, nil)
     }
 
@@ -78,7 +83,7 @@ struct EasyHandle: ~Copyable {
 
     init?() {
         CurlGlobal.prepare()
-        guard let raw = unsafe crfs_curl_easy_init() else { return nil }
+        guard let raw = unsafe curl_easy_init() else { return nil }
         unsafe self.raw = raw
         unsafe errorText = .allocate(capacity: Int(CURL_ERROR_SIZE))
         unsafe errorText.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
@@ -87,8 +92,8 @@ struct EasyHandle: ~Copyable {
     }
 
     deinit {
-        unsafe crfs_curl_easy_cleanup(raw)
-        unsafe crfs_curl_slist_free_all(list)
+        unsafe curl_easy_cleanup(raw)
+        unsafe curl_slist_free_all(list)
         unsafe errorText.deallocate()
     }
 
@@ -98,7 +103,7 @@ struct EasyHandle: ~Copyable {
     /// libcurl's message about what went wrong, or its general text for the code.
     func message(_ code: CURLcode) -> String {
         let text = unsafe String(cString: errorText)
-        return text.isEmpty ? unsafe String(cString: crfs_curl_easy_strerror(code)) : text
+        return text.isEmpty ? unsafe String(cString: curl_easy_strerror(code)) : text
     }
 
     /// Sets an option; false when libcurl refuses it.
@@ -128,7 +133,7 @@ struct EasyHandle: ~Copyable {
     mutating func setHeaders(_ lines: [String]) -> Bool {
         for line in lines {
             // SAFETY: on success the list has a new head or the same one; on failure the old one stays ours.
-            guard let longer = unsafe crfs_curl_slist_append(list, line) else { return false }
+            guard let longer = unsafe curl_slist_append(list, line) else { return false }
             unsafe list = longer
         }
         return unsafe crfs_curl_set_headers(raw, list) == CURLE_OK
@@ -149,7 +154,7 @@ struct EasyHandle: ~Copyable {
     }
 
     /// Goes on with a transfer that a callback held back; what libcurl kept is handed over before this returns.
-    func unpause() { _ = unsafe crfs_curl_easy_continue(raw) }
+    func unpause() { _ = unsafe curl_easy_pause(raw, CURLPAUSE_CONT) }
 
     func info(_ info: CURLINFO) -> Int { unsafe crfs_curl_info_long(raw, info) }
 

@@ -31,12 +31,11 @@ public struct HTTPURL: Hashable, Sendable, CustomStringConvertible {
     private init?(_ text: String, relativeTo base: String?) {
         guard !text.isEmpty, text.utf8.count <= 16384 else { return nil }
         guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else { return nil }
-        CurlGlobal.prepare()
-        guard let handle = unsafe crfs_curl_url() else { return nil }
-        defer { unsafe crfs_curl_url_cleanup(handle) }
+        guard let handle = unsafe curl_url() else { return nil }
+        defer { unsafe curl_url_cleanup(handle) }
         let flags = UInt32(CURLU_DISALLOW_USER | CURLU_URLENCODE)
-        if let base, unsafe crfs_curl_url_set(handle, CURLUPART_URL, base, flags) != CURLUE_OK { return nil }
-        guard unsafe crfs_curl_url_set(handle, CURLUPART_URL, text, flags) == CURLUE_OK else { return nil }
+        if let base, unsafe curl_url_set(handle, CURLUPART_URL, base, flags) != CURLUE_OK { return nil }
+        guard unsafe curl_url_set(handle, CURLUPART_URL, text, flags) == CURLUE_OK else { return nil }
         guard let scheme = unsafe HTTPURL.part(handle, CURLUPART_SCHEME), scheme == "http" || scheme == "https",
             let host = unsafe HTTPURL.part(handle, CURLUPART_HOST), !host.isEmpty,
             let port = unsafe HTTPURL.part(handle, CURLUPART_PORT, UInt32(CURLU_DEFAULT_PORT)).flatMap({ UInt16($0) })
@@ -52,10 +51,8 @@ public struct HTTPURL: Hashable, Sendable, CustomStringConvertible {
     private static func part(_ handle: OpaquePointer, _ part: CURLUPart, _ flags: UInt32 = 0) -> String? {
         var text: UnsafeMutablePointer<CChar>?
         // SAFETY: libcurl gives a terminated string, which is ours to free, or leaves the pointer nil.
-        guard unsafe crfs_curl_url_get(handle, part, &text, flags) == CURLUE_OK, let text = unsafe text else {
-            return nil
-        }
-        defer { unsafe crfs_curl_free(text) }
+        guard unsafe curl_url_get(handle, part, &text, flags) == CURLUE_OK, let text = unsafe text else { return nil }
+        defer { unsafe curl_free(text) }
         return unsafe String(cString: text)
     }
 

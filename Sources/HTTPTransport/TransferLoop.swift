@@ -1,4 +1,3 @@
-internal import CShims
 internal import PosixIO
 internal import Synchronization
 
@@ -13,25 +12,16 @@ final class TransferLoop: Sendable {
         var stopped = false
     }
 
-    /// Written to when the inbox has something.
-    private let wake: Descriptor
+    private let multi = MultiHandle(hostConnections: HostQueue.connections, totalConnections: 256)
     private let inbox = Mutex(Inbox())
     let counters = TransportCounters()
-
-    init() {
-        let raw = crfs_eventfd()
-        guard raw >= 0 else { fatalError("\(SystemError.last("eventfd"))") }
-        wake = Descriptor(owning: raw)
-    }
-
-    private func wakeUp() { crfs_eventfd_signal(wake.raw) }
 
     func submit(_ transfer: Transfer) {
         if transfer.request.sink?.gate != nil {
             transfer.wake = { [weak self, weak transfer] in
                 guard let self, let transfer else { return }
                 self.inbox.withLock { $0.released.append(transfer) }
-                self.wakeUp()
+                self.multi.wakeUp()
             }
         }
         let isOpen = inbox.withLock { inbox in
@@ -39,25 +29,24 @@ final class TransferLoop: Sendable {
             return !inbox.stopped
         }
         // Nobody looks into the inbox of a loop that has ended.
-        if isOpen { wakeUp() } else { transfer.refuse() }
+        if isOpen { multi.wakeUp() } else { transfer.refuse() }
     }
 
     /// Ends a transfer wherever it is; also one that has not been submitted yet.
     func cancel(_ transfer: Transfer) {
         transfer.cancelled.store(true, ordering: .releasing)
         inbox.withLock { $0.cancelled.append(transfer) }
-        wakeUp()
+        multi.wakeUp()
     }
 
     /// Ends the thread; what is under way fails as cancelled.
     func stop() {
         inbox.withLock { $0.stopped = true }
-        wakeUp()
+        multi.wakeUp()
     }
 
-    /// The thread's body. libcurl is loaded here, beside whatever else a starting process has to do.
+    /// The thread's body.
     func run() {
-        let multi = MultiHandle(hostConnections: HostQueue.connections, totalConnections: 256)
         var schedule = Schedule(counters: counters)
         while true {
             let work = inbox.withLock { inbox in
@@ -81,7 +70,7 @@ final class TransferLoop: Sendable {
             schedule.expire(on: multi)
             schedule.hedge(on: multi)
             if schedule.startWaiting(on: multi) { continue }
-            multi.poll(milliseconds: schedule.patience, wake: wake)
+            multi.poll(milliseconds: schedule.patience)
         }
     }
 }

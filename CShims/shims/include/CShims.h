@@ -5,7 +5,6 @@
 #include "shim_curl.h"
 #include "shim_deflate.h"
 #include "shim_fuse.h"
-#include "shim_loading.h"
 #include "shim_lz4.h"
 #include "shim_mapped.h"
 #include "shim_posix.h"

@@ -1,39 +1,9 @@
-// Doors to libcurl, which is loaded when the first of its functions is needed; typed ones to its variadic functions; and the
-// socket options that libcurl has no option for.
+// Typed doors to libcurl's variadic functions, and the socket options that libcurl has no option for.
 #ifndef CRFS_SHIM_CURL_H
 #define CRFS_SHIM_CURL_H
 
 #include <curl/curl.h>
 #include <stddef.h>
-
-// Loads libcurl and sets up its global state, once per process; it is never unloaded. Returns NULL, or why that failed.
-// Every other function here needs it to have succeeded. From any thread; who comes while it is being loaded waits.
-//
-// The thirty libraries behind libcurl (LDAP, Kerberos, SSH, two TLS stacks) take half of the time in which a process with
-// them starts, and a mount of what is cached needs none of them.
-const char *crfs_curl_load(void);
-
-// What libcurl has under the same names without `crfs_`; `continue` ends a pause.
-CURL *crfs_curl_easy_init(void);
-void crfs_curl_easy_cleanup(CURL *easy);
-const char *crfs_curl_easy_strerror(CURLcode code);
-CURLcode crfs_curl_easy_continue(CURL *easy);
-struct curl_slist *crfs_curl_slist_append(struct curl_slist *list, const char *line);
-void crfs_curl_slist_free_all(struct curl_slist *list);
-CURLM *crfs_curl_multi_init(void);
-void crfs_curl_multi_cleanup(CURLM *multi);
-CURLMcode crfs_curl_multi_add(CURLM *multi, CURL *easy);
-CURLMcode crfs_curl_multi_remove(CURLM *multi, CURL *easy);
-void crfs_curl_multi_perform(CURLM *multi);
-void crfs_curl_share_cleanup(CURLSH *share);
-CURLU *crfs_curl_url(void);
-void crfs_curl_url_cleanup(CURLU *url);
-CURLUcode crfs_curl_url_set(CURLU *url, CURLUPart part, const char *text, unsigned flags);
-CURLUcode crfs_curl_url_get(CURLU *url, CURLUPart part, char **text, unsigned flags);
-void crfs_curl_free(void *memory);
-
-// curl_multi_poll(3) that also ends when `wake`, an eventfd(2) that does not block, was written to; it is reset then.
-void crfs_curl_multi_poll(CURLM *multi, int wake, int milliseconds);
 
 // curl_easy_setopt(3) for options that take a long, a string (copied by libcurl; NULL resets it) or a list (not
 // copied: it must outlive the transfer). Safe on different handles at once, not on one.

@@ -20,10 +20,6 @@ uint32_t crfs_minor(uint64_t device);
 // fork(2), which Swift declares unavailable: only for a process that has one thread.
 pid_t crfs_fork(void);
 
-// eventfd(2) that does not block: -1 with errno where there is none. `signal` makes it readable; from any thread.
-int crfs_eventfd(void);
-void crfs_eventfd_signal(int descriptor);
-
 // pthread_setname_np(3) for the calling thread, cut to the 15 bytes that the kernel keeps.
 void crfs_name_thread(const char *name);
 
