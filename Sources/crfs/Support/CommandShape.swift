@@ -24,15 +24,14 @@ struct CommandShape: Decodable {
 
     var commandName: String
     var aliases: [String]?
-    var defaultSubcommand: String?
     var subcommands: [CommandShape]?
     var arguments: [Option]?
 
-    /// The whole program's.
-    static func program() throws -> CommandShape {
-        let description = CRFS._dumpHelp()
+    /// A command's, with the commands below it.
+    init(_ command: any ParsableCommand.Type) throws {
+        let description = command._dumpHelp()
         do {
-            return try JSONDecoder().decode(Tool.self, from: Data(description.utf8)).command
+            self = try JSONDecoder().decode(Tool.self, from: Data(description.utf8)).command
         } catch {
             throw CommandError("cannot tell which options there are: \(error)")
         }
@@ -56,5 +55,12 @@ struct CommandShape: Decodable {
     /// Whether this command or one below it has an option of that name.
     func knows(_ name: String) -> Bool {
         options.contains { $0.name == name } || (subcommands ?? []).contains { $0.knows(name) }
+    }
+}
+
+extension ParsableCommand {
+    /// The command below this one that has the name.
+    static func subcommand(_ name: String) -> (any ParsableCommand.Type)? {
+        configuration.subcommands.first { $0._commandName == name || $0.configuration.aliases.contains(name) }
     }
 }

@@ -1,3 +1,4 @@
+internal import ArgumentParser
 internal import FoundationEssentials
 internal import Glibc
 internal import OCIRegistry
@@ -60,21 +61,21 @@ struct Configuration {
     /// The command line with what it does not say itself.
     func completed() throws -> [String] {
         guard file != nil || hasVariables, !isQuestion else { return arguments }
-        let program = try CommandShape.program()
-        try checkFile(program)
-        var command = program
+        var type: any ParsableCommand.Type = CRFS.self
         var place = 0
         // Tables of the file that hold for the command, the widest first.
         var tables = [file?.document].compactMap { $0 }
-        while place < arguments.count, let next = command.subcommand(arguments[place]) {
-            command = next
+        while place < arguments.count, let next = type.subcommand(arguments[place]) {
+            type = next
             place += 1
-            if let table = tables.last?[next.commandName] { tables.append(table) }
+            if let table = tables.last?[next._commandName] { tables.append(table) }
         }
-        if let name = command.defaultSubcommand, let next = command.subcommand(name) {
-            command = next
-            if let table = tables.last?[name] { tables.append(table) }
+        if let next = type.configuration.defaultSubcommand {
+            type = next
+            if let table = tables.last?[next._commandName] { tables.append(table) }
         }
+        let command = try CommandShape(type)
+        try checkFile(command)
         let given = GivenOptions.names(in: arguments)
         var added: [String] = []
         for (name, option) in command.options where !option.longNames.contains(where: given.contains) {
@@ -151,10 +152,13 @@ struct Configuration {
         option.longNames.first { $0.hasPrefix("no-") }.map { ["--\($0)"] } ?? []
     }
 
-    /// Refuses keys that no command knows: they would be without effect, and nobody would see it.
-    private func checkFile(_ program: CommandShape) throws {
+    /// Refuses keys that no command knows: they would be without effect, and nobody would see it. What all commands have
+    /// takes 9 ms to find out, as long as it takes to start; where this command has all that the file says, its own
+    /// options tell enough.
+    private func checkFile(_ command: CommandShape) throws {
         guard let file else { return }
-        try check(file.document, program, file.path)
+        if file.document.members?.allSatisfy({ $0.value.members == nil && command.knows($0.key) }) ?? true { return }
+        try check(file.document, try CommandShape(CRFS.self), file.path)
     }
 
     private func check(_ table: TOMLValue, _ command: CommandShape, _ path: String) throws {
