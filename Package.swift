@@ -104,7 +104,8 @@ let package = Package(
         .executableTarget(
             name: "crfs",
             dependencies: [
-                "Control", "FuseBridge", "ImageFS", "ImageConverter", "BlobIO", "LayerFormat", "LayerWriter", "ChunkStore",
+                "Control", "FuseBridge", "ImageFS", "ImageConverter", "BlobIO", "LayerFormat", "LayerWriter",
+                "ChunkStore",
                 "OCIRegistry", "HTTPTransport", "BlockCodec", "OCIModel", "PosixIO", "CShims", log, arguments,
             ],
             swiftSettings: swiftSettings
