@@ -10,6 +10,7 @@ full table goes into docs/benchmarks.md unless --no-document. compare-runs says 
 by more than 15 %."""
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -52,6 +53,9 @@ def parse():
     )
     parser.add_argument("--image", type=words, default=[], help="only these images, comma-separated")
     parser.add_argument("--repeat", type=int, help="runs of each cell, instead of the selection's")
+    parser.add_argument(
+        "--minutes", type=float, help="when to end, instead of the selection's limit; what is left out then is listed"
+    )
     parser.add_argument(
         "--json", type=pathlib.Path, help="write the results there too; with `report`: read them from there"
     )
@@ -198,6 +202,8 @@ def list_cells(work, cells, chosen, repeat):
 
 def run(work, options):
     chosen = selection.SELECTIONS[options.what]
+    if options.minutes:
+        chosen = dataclasses.replace(chosen, minutes=options.minutes)
     cells = selection.cells(chosen, options.contenders, options.scenarios, options.rtt, options.image)
     if options.list:
         return list_cells(work, cells, chosen, options.repeat or chosen.repeat)
