@@ -1,6 +1,7 @@
 """Small things that contenders and scenarios share: the probe, caches, samples of memory, processor time."""
 
 import json
+import math
 import mmap
 import os
 import pathlib
@@ -45,6 +46,29 @@ def build_probe(work):
         probe.parent.mkdir(parents=True, exist_ok=True)
         cleanup.run(["cc", "-O2", "-o", probe, HERE / "probe.c"], timeout=120)
     return probe
+
+
+# When each path was last read by keep_in_use.
+_in_use = {}
+
+
+def keep_in_use(path):
+    """Reads a file, or all of a tree, unless that was done within five minutes.
+
+    The disks of virtual machines have caches of their own, which nobody here can drop. What was not read for an hour comes
+    ten times slower from there than what a contender has just written to its cache.
+    """
+    if monotonic() - _in_use.get(path, -math.inf) < 300:
+        return
+    buffer = bytearray(1 << 20)
+    tree = (os.path.join(directory, name) for directory, _, names in os.walk(path) for name in names)
+    for file in [path] if os.path.isfile(path) else tree:
+        if os.path.islink(file) or not os.path.isfile(file):
+            continue
+        with open(file, "rb", buffering=0) as content:
+            while content.readinto(buffer):
+                pass
+    _in_use[path] = monotonic()
 
 
 def drop_caches():

@@ -49,6 +49,8 @@ class Visit:
 
     def start_clean(self):
         """Drops the kernel's caches, then takes the origin's files into memory again."""
+        if path := self.contender.local_files(self.image):
+            tools.keep_in_use(path)
         tools.drop_caches()
         if self.origin:
             layers = tools.stored_layers(

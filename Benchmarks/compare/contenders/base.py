@@ -62,6 +62,9 @@ class Contender:
     def prepare(self, image):
         """Makes what is made once for an image and kept (bounds); raises Failed."""
 
+    def local_files(self, image):
+        """What of an image is on this machine's disk before anybody asks for it: a tree, a file, or None."""
+
     def version(self):
         """Name and version of the program, for the report."""
         return ""

@@ -17,6 +17,9 @@ class Tree(base.Contender):
         kind = cleanup.run(["findmnt", "-n", "-o", "FSTYPE", "--target", str(self.work)]).stdout.strip()
         return f"{kind} of Linux {os.uname().release}"
 
+    def local_files(self, image):
+        return image.root
+
     def mount(self, image, origin, variant, limit, prefetch=False):
         return base.Mounted(str(image.root), [str(image.root)], 0.0)
 
@@ -34,6 +37,9 @@ class Packed(base.Daemon):
     def file(self, image):
         """Where the packed file of an image is kept."""
         return self.work / f"images/bounds/{image.name}.{self.suffix}"
+
+    def local_files(self, image):
+        return self.file(image)
 
     def pack(self, root, output):
         """The command that packs `root`."""
