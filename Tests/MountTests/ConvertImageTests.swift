@@ -12,17 +12,6 @@ struct ConvertImageTests {
         try CrfsProgram.run(["convert", "--quiet"] + arguments, seconds: 120)
     }
 
-    private func expectBothViews(_ stage: Stage, _ image: String) throws {
-        try expectTree(stage.image(image), is: "merged", flags: ["--native"] + tocFlags)
-        for number in 0..<3 {
-            try expectTree(
-                stage.layers("\(image)/\(number)"),
-                is: "layer\(number + 1)",
-                flags: ["--layer", "--native"] + tocFlags
-            )
-        }
-    }
-
     /// What skopeo says of a manifest or a configuration.
     private func inspect(_ arguments: [String]) throws -> String {
         try runChecked("skopeo", ["inspect", "--raw", "--tls-verify=false"] + arguments).text

@@ -106,15 +106,4 @@ struct ConvertedImageTests {
         try stage.registry.push(layout: layout, tag: "made", to: "made:made")
         try expectBothViews(stage, "made/made")
     }
-
-    private func expectBothViews(_ stage: Stage, _ image: String) throws {
-        try expectTree(stage.image(image), is: "merged", flags: ["--native"] + tocFlags)
-        for number in 0..<3 {
-            try expectTree(
-                stage.layers("\(image)/\(number)"),
-                is: "layer\(number + 1)",
-                flags: ["--layer", "--native"] + tocFlags
-            )
-        }
-    }
 }

@@ -7,19 +7,6 @@ import Testing
 struct ForeignToolTests {
     init() throws { try Requirement.mounting.orFail() }
 
-    private func expectAllViews(_ stage: Stage, _ image: String, _ flags: [String]) throws {
-        try expectTree(stage.image(image), is: "merged", flags: ["--native"] + flags)
-        for number in 0..<3 {
-            try expectTree(
-                stage.layers("\(image)/\(number)"),
-                is: "layer\(number + 1)",
-                flags: ["--layer", "--native"] + flags
-            )
-        }
-        let overlay = try LayerOverlay((0..<3).map { stage.layers("\(image)/\($0)") })
-        try expectTree(overlay.path, is: "merged", flags: flags)
-    }
-
     @Test func zstdChunkedOfSkopeo() throws {
         let directory = try TemporaryDirectory("skopeo")
         let layout = directory.file("layout")

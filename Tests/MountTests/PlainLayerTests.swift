@@ -32,16 +32,7 @@ struct PlainLayerTests {
     @Test(arguments: ["gzip", "zstd", "tar"])
     func everyViewIsTheExpectedTree(_ format: String) throws {
         let stage = try stage(format)
-        try expectTree(stage.image("corpus/\(format)"), is: "merged", flags: ["--native"])
-        for number in 0..<3 {
-            try expectTree(
-                stage.layers("corpus/\(format)/\(number)"),
-                is: "layer\(number + 1)",
-                flags: ["--layer", "--native"]
-            )
-        }
-        let overlay = try LayerOverlay((0..<3).map { stage.layers("corpus/\(format)/\($0)") })
-        try expectTree(overlay.path, is: "merged", flags: [])
+        try expectAllViews(stage, "corpus/\(format)", [])
     }
 
     /// A second mount on the same cache directory: with what the first one kept, and with nothing but its indexes.

@@ -56,6 +56,25 @@ struct Stage {
     func layers(_ rest: String) -> String { mount.path("layers/\(registry.host)/\(rest)") }
 }
 
+/// Expects an image of the corpus's three layers to be what it is made of, in the image view and in those of its layers.
+func expectBothViews(_ stage: Stage, _ image: String, _ flags: [String] = tocFlags) throws {
+    try expectTree(stage.image(image), is: "merged", flags: ["--native"] + flags)
+    for number in 0..<3 {
+        try expectTree(
+            stage.layers("\(image)/\(number)"),
+            is: "layer\(number + 1)",
+            flags: ["--layer", "--native"] + flags
+        )
+    }
+}
+
+/// The same, and what a kernel overlayfs makes of the layers.
+func expectAllViews(_ stage: Stage, _ image: String, _ flags: [String] = tocFlags) throws {
+    try expectBothViews(stage, image, flags)
+    let overlay = try LayerOverlay((0..<3).map { stage.layers("\(image)/\($0)") })
+    try expectTree(overlay.path, is: "merged", flags: flags)
+}
+
 /// A value of the JSON that a command writes, as Python sees it: `value` is an expression in `d`.
 func json(_ result: ProcessResult, _ value: String) throws -> String {
     #expect(result.isSuccess, "\(result)")

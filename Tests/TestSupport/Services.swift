@@ -278,8 +278,7 @@ public enum SigningFront {
 /// nginx as a storage server with TLS, HTTP/2 and URLs that expire, over the blobs of a registry's storage directory, and the
 /// registry's front that sends clients there.
 public struct SignedStorage: Sendable {
-    /// nginx.
-    public let storage: Service
+    private let nginx: Nginx
     /// What clients take for the registry.
     public let front: Service
 
@@ -293,58 +292,32 @@ public struct SignedStorage: Sendable {
     ///   - maxRanges: nginx's `max_ranges`; 0 makes it answer 200 to ranges.
     public init(directory: String, registry: String, certificates: String, life: Int, maxRanges: Int = 1) throws {
         let blobs = "\(directory)/docker/registry/v2/blobs/sha256"
-        let storage = try Service("storage", "nginx", ["-c", "{}/nginx.conf", "-e", "{}/errors"]) { own, port in
-            try writeFile(
-                "\(own)/nginx.conf",
-                SignedStorage.configuration(own, port, blobs, certificates, maxRanges)
-            )
-        }
-        self.storage = storage
-        front = try SigningFront.start(registry: registry, storage: "https://\(storage.host)/blobs", life: life)
+        nginx = try Nginx(
+            "storage",
+            certificates: certificates,
+            logFormat:
+                #"$status "$request" auth="$http_authorization" test="$http_x_test" $server_protocol $connection"#,
+            settings: "keepalive_requests 20;",
+            server: """
+                max_ranges \(maxRanges);
+                location /blobs/ {
+                    secure_link $arg_md5,$arg_expires;
+                    secure_link_md5 "$secure_link_expires$uri test secret";
+                    if ($secure_link = "") { return 403; }
+                    if ($secure_link = "0") { return 410; }
+                    alias \(blobs)/;
+                }
+                # For who is sent here by a registry's redirect middleware, which signs nothing.
+                location /docker/registry/v2/blobs/sha256/ { alias \(blobs)/; }
+                """
+        )
+        let address = "https://\(nginx.service.host)/blobs"
+        front = try SigningFront.start(registry: registry, storage: address, life: life)
     }
+
+    /// nginx.
+    public var storage: Service { nginx.service }
 
     /// The lines of nginx's access log: status, request, Authorization, Cookie, X-Test, HTTP version.
-    public func accesses() throws -> [String] {
-        ((try? text(of: "\(storage.directory)/access")) ?? "").split(separator: "\n").map(String.init)
-    }
-
-    private static func configuration(
-        _ own: String,
-        _ port: UInt16,
-        _ blobs: String,
-        _ certificates: String,
-        _ maxRanges: Int
-    ) -> String {
-        let user = Requirement.isRoot ? "user root;" : ""
-        return """
-            daemon off; master_process off; \(user)
-            pid \(own)/pid;
-            error_log \(own)/errors warn;
-            events { worker_connections 512; }
-            http {
-                log_format test '$status "$request" auth="$http_authorization" test="$http_x_test" '
-                                '$server_protocol $connection';
-                access_log \(own)/access test;
-                client_body_temp_path \(own)/body; proxy_temp_path \(own)/proxy; fastcgi_temp_path \(own)/fastcgi;
-                uwsgi_temp_path \(own)/uwsgi; scgi_temp_path \(own)/scgi;
-                keepalive_requests 20;
-                server {
-                    listen 127.0.0.1:\(port) ssl http2;
-                    ssl_certificate \(certificates)/server.crt;
-                    ssl_certificate_key \(certificates)/server-key.pem;
-                    max_ranges \(maxRanges);
-                    location /blobs/ {
-                        secure_link $arg_md5,$arg_expires;
-                        secure_link_md5 "$secure_link_expires$uri test secret";
-                        if ($secure_link = "") { return 403; }
-                        if ($secure_link = "0") { return 410; }
-                        alias \(blobs)/;
-                    }
-                    # For who is sent here by a registry's redirect middleware, which signs nothing.
-                    location /docker/registry/v2/blobs/sha256/ { alias \(blobs)/; }
-                }
-            }
-
-            """
-    }
+    public func accesses() throws -> [String] { nginx.accesses() }
 }
