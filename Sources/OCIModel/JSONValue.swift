@@ -1,5 +1,13 @@
 internal import FoundationEssentials
 
+/// JSON whose bytes depend on the content alone. The value must have no number that JSON has no text for.
+public func stableJSON(_ value: some Encodable) -> [UInt8] {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    guard let data = try? encoder.encode(value) else { preconditionFailure("JSON that cannot be written") }
+    return Array(data)
+}
+
 /// A JSON document of any shape, for what is changed in some places and otherwise kept as it is (RFC 8259). The order of an
 /// object's members is not kept.
 public enum JSONValue: Sendable, Equatable {
@@ -28,13 +36,7 @@ public enum JSONValue: Sendable, Equatable {
     }
 
     /// The document's bytes, which depend on its content alone.
-    public var json: [UInt8] {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        // Only numbers that are none cannot be written, and none are read.
-        guard let data = try? encoder.encode(self) else { preconditionFailure("JSON that cannot be written") }
-        return Array(data)
-    }
+    public var json: [UInt8] { stableJSON(self) }
 
     /// A member of an object; nil where there is none. Setting makes an object of anything else.
     public subscript(name: String) -> JSONValue? {

@@ -1,4 +1,3 @@
-internal import FoundationEssentials
 public import OCIModel
 
 /// How the indexes of an image's plain layers look in a registry (docs/index-artifact.md).
@@ -44,60 +43,19 @@ public struct IndexTrust: Sendable {
     }
 }
 
-/// A descriptor as it is written.
-struct DescriptorText: Encodable {
-    var mediaType: String
-    var digest: String
-    var size: UInt64
-    var artifactType: String?
-    var annotations: [String: String]?
-    var platform: PlatformText?
-
-    init(_ descriptor: ContentDescriptor) {
-        mediaType = descriptor.mediaType
-        digest = descriptor.digest.description
-        size = descriptor.size
-        artifactType = descriptor.artifactType
-        annotations = descriptor.annotations.isEmpty ? nil : descriptor.annotations
-        platform = descriptor.platform.map { PlatformText($0) }
-    }
-}
-
-/// A platform as it is written.
-struct PlatformText: Encodable {
-    var os: String
-    var architecture: String
-    var variant: String?
-
-    init(_ platform: Platform) {
-        os = platform.os
-        architecture = platform.architecture
-        variant = platform.variant
-    }
-}
-
 /// An artifact's manifest as it is written.
 struct ArtifactText: Encodable {
     var schemaVersion = 2
     var mediaType = MediaType.ociManifest
     var artifactType = IndexArtifact.artifactType
-    var config: DescriptorText
-    var layers: [DescriptorText]
-    var subject: DescriptorText
+    var config: JSONValue
+    var layers: [JSONValue]
+    var subject: JSONValue
 }
 
 /// An image index as it is written.
 struct ImageIndexText: Encodable {
     var schemaVersion = 2
     var mediaType = MediaType.ociIndex
-    var manifests: [DescriptorText]
-}
-
-/// JSON whose bytes depend on the content alone.
-func stableJSON(_ value: some Encodable) -> [UInt8] {
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-    // Strings and numbers can always be written.
-    guard let data = try? encoder.encode(value) else { preconditionFailure("JSON that cannot be written") }
-    return Array(data)
+    var manifests: [JSONValue]
 }

@@ -129,15 +129,13 @@ extension Library {
         plainSubject.platform = nil
         let manifest = stableJSON(
             ArtifactText(
-                config: DescriptorText(
-                    ContentDescriptor(
-                        mediaType: IndexArtifact.emptyType,
-                        digest: configDigest,
-                        size: UInt64(config.count)
-                    )
-                ),
-                layers: parts.map { DescriptorText($0) },
-                subject: DescriptorText(plainSubject)
+                config: ContentDescriptor(
+                    mediaType: IndexArtifact.emptyType,
+                    digest: configDigest,
+                    size: UInt64(config.count)
+                ).json,
+                layers: parts.map(\.json),
+                subject: plainSubject.json
             )
         )
         let artifact = ContentDescriptor(
@@ -172,7 +170,7 @@ extension Library {
         } catch {
             guard error.kind == .notFound || error.kind == .denied else { throw error }
         }
-        let index = ImageIndexText(manifests: (manifests + [artifact]).map { DescriptorText($0) })
+        let index = ImageIndexText(manifests: (manifests + [artifact]).map(\.json))
         try await registry.push(
             manifest: stableJSON(index),
             mediaType: MediaType.ociIndex,
@@ -202,7 +200,7 @@ extension Library {
         // Engines that take a descriptor without a platform for one of theirs pass this one by.
         var artifact = artifact
         artifact.platform = Platform(os: "unknown", architecture: "unknown")
-        let json = stableJSON(ImageIndexText(manifests: (manifests + [artifact]).map { DescriptorText($0) }))
+        let json = stableJSON(ImageIndexText(manifests: (manifests + [artifact]).map(\.json)))
         try await registry.push(manifest: json, mediaType: MediaType.ociIndex, as: .tag(tag), to: repository)
         return unsafe SHA256.digest(of: json.span.bytes)
     }

@@ -1,4 +1,3 @@
-internal import FoundationEssentials
 internal import OCIModel
 
 extension StatusReport {
@@ -6,8 +5,8 @@ extension StatusReport {
     /// as docs/control-socket.md has them, joined by `_`. What there are several of has a label.
     var metrics: String {
         var samples = Samples()
-        guard let data = try? JSONEncoder().encode(self), let report = try? JSONValue(json: Array(data)) else {
-            preconditionFailure("a report that cannot be written")
+        guard let report = try? JSONValue(json: stableJSON(self)) else {
+            preconditionFailure("a report that cannot be read again")
         }
         samples.add(report, "crfs", [])
         samples.add(.integer(1), "crfs_info", [("version", version)])
