@@ -101,7 +101,7 @@ public struct ImageConverter: Sendable {
         let target = try ImageTarget(destination, registry, work: work)
         let top = try await source.top()
         var state = Conversions()
-        let result: ContentDescriptor
+        let result: Written
         switch try parsed(top) {
         case .image:
             result = try await image(top, source, target, &state)
@@ -117,13 +117,19 @@ public struct ImageConverter: Sendable {
                 result = try await all(index, top, source, target, &state)
             }
         }
-        try await target.finish(result, state.documents[result.digest] ?? [])
+        try await target.finish(result.descriptor, result.bytes)
         return ConvertedImage(
-            digest: result.digest,
+            digest: result.descriptor.digest,
             images: state.images,
             layers: state.layers,
             leftOut: state.leftOut
         )
+    }
+
+    /// A manifest or index that the target has.
+    private struct Written {
+        var descriptor: ContentDescriptor
+        var bytes: [UInt8]
     }
 
     /// What one call has made so far.
@@ -131,7 +137,6 @@ public struct ImageConverter: Sendable {
         var images = 0
         var layers: [ConvertedImage.Layer] = []
         var leftOut: [Digest] = []
-        var documents: [Digest: [UInt8]] = [:]
 
         func result(of source: Digest) -> ConvertResult? {
             layers.first { $0.source.digest == source }?.result
@@ -161,7 +166,7 @@ public struct ImageConverter: Sendable {
         _ source: ImageSource,
         _ target: ImageTarget,
         _ state: inout Conversions
-    ) async throws(ImageConvertError) -> ContentDescriptor {
+    ) async throws(ImageConvertError) -> Written {
         var entries: [JSONValue] = []
         for descriptor in index.manifests {
             let document = try await source.manifest(descriptor.digest)
@@ -171,7 +176,7 @@ public struct ImageConverter: Sendable {
                 state.leftOut.append(descriptor.digest)
                 continue
             }
-            var entry = try await image(document, source, target, &state)
+            var entry = try await image(document, source, target, &state).descriptor
             entry.platform = descriptor.platform
             entry.annotations = descriptor.annotations
             entries.append(entry.json)
@@ -180,7 +185,7 @@ public struct ImageConverter: Sendable {
         var document = try json(top.bytes, top.digest)
         document["mediaType"] = .string(MediaType.ociIndex)
         document["manifests"] = .array(entries)
-        return try await put(document, MediaType.ociIndex, target, &state)
+        return try await put(document, MediaType.ociIndex, target)
     }
 
     /// Converts one image.
@@ -189,7 +194,7 @@ public struct ImageConverter: Sendable {
         _ source: ImageSource,
         _ target: ImageTarget,
         _ state: inout Conversions
-    ) async throws(ImageConvertError) -> ContentDescriptor {
+    ) async throws(ImageConvertError) -> Written {
         guard case .image(let manifest) = try parsed(document) else {
             throw ImageConvertError("\(document.digest) is an index in an index, which crfs does not convert")
         }
@@ -229,21 +234,22 @@ public struct ImageConverter: Sendable {
             }
         )
         state.images += 1
-        return try await put(text, MediaType.ociManifest, target, &state)
+        return try await put(text, MediaType.ociManifest, target)
     }
 
     /// Writes a manifest or index by its digest.
     private func put(
         _ document: JSONValue,
         _ mediaType: String,
-        _ target: ImageTarget,
-        _ state: inout Conversions
-    ) async throws(ImageConvertError) -> ContentDescriptor {
+        _ target: ImageTarget
+    ) async throws(ImageConvertError) -> Written {
         let bytes = document.json
         let digest = unsafe SHA256.digest(of: bytes.span.bytes)
         try await target.put(manifest: bytes, mediaType, digest)
-        state.documents[digest] = bytes
-        return ContentDescriptor(mediaType: mediaType, digest: digest, size: UInt64(bytes.count))
+        return Written(
+            descriptor: ContentDescriptor(mediaType: mediaType, digest: digest, size: UInt64(bytes.count)),
+            bytes: bytes
+        )
     }
 
     private func convert(
