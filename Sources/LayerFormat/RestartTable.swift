@@ -290,7 +290,7 @@ public struct RestartWriter: ~Copyable {
             guard start >= 0, start + count <= memory.count else { return nil }
             return Array(memory[start..<start + count])
         }
-        let bytes = SavedStream.bytes(of: descriptor, at: span.windowAt, count)
+        let bytes = descriptor.bytes(at: span.windowAt, count: count)
         file = consume descriptor
         return bytes
     }

@@ -92,10 +92,10 @@ extension SavedStream {
 
     /// The bytes of the record at a place, if its checksum holds.
     private static func record(_ file: borrowing Descriptor, at offset: UInt64) -> [UInt8]? {
-        guard let head = bytes(of: file, at: offset, JournalRecord.headBytes) else { return nil }
+        guard let head = file.bytes(at: offset, count: JournalRecord.headBytes) else { return nil }
         let count = unsafe head.withUnsafeBytes { unsafe Int($0.loadUnaligned(as: UInt32.self)) }
         guard (JournalRecord.headBytes...JournalRecord.mostBytes).contains(count),
-            let all = bytes(of: file, at: offset, count)
+            let all = file.bytes(at: offset, count: count)
         else { return nil }
         let isSound = unsafe all.withUnsafeBytes { buffer in
             let body = unsafe UnsafeRawBufferPointer(rebasing: buffer[JournalRecord.checkedFrom...])
@@ -105,14 +105,6 @@ extension SavedStream {
         return isSound ? all : nil
     }
 
-    /// Exactly so many bytes of a file; nil when it has fewer or cannot be read.
-    static func bytes(of file: borrowing Descriptor, at offset: UInt64, _ count: Int) -> [UInt8]? {
-        guard var bytes = UniqueBytes(trying: count) else { return nil }
-        let came = try? unsafe bytes.withUnsafeMutableBytes { (buffer) throws(SystemError) in
-            try unsafe file.read(into: buffer, at: offset)
-        }
-        return came == count ? unsafe bytes.span.withUnsafeBytes { unsafe [UInt8]($0) } : nil
-    }
 }
 
 /// One record whose checksum holds. That says nothing of what it means: each part is held against the ones before.

@@ -87,7 +87,7 @@ public final class StreamJournal {
         else { return nil }
         var header = JournalHeader(layer: layer, blobSize: blobSize)
         var (saved, end): (SavedStream?, UInt64) = (nil, UInt64(JournalHeader.byteCount))
-        if !anew, let head = SavedStream.bytes(of: file, at: 0, JournalHeader.byteCount) {
+        if !anew, let head = file.bytes(at: 0, count: JournalHeader.byteCount) {
             header.format = header.readFormat(head)
             (saved, end) = SavedStream.read(file, header)
         }
@@ -124,7 +124,7 @@ public final class StreamJournal {
                 let count = Int(spans[number].windowCount)
                 last = []
                 guard count > 0 else { continue }
-                guard let packed = SavedStream.bytes(of: file, at: at, count) else { return nil }
+                guard let packed = file.bytes(at: at, count: count) else { return nil }
                 writer.add(packed: packed, to: &spans[number])
                 at += UInt64(count)
                 last = packed
@@ -140,7 +140,7 @@ public final class StreamJournal {
         guard let saved, number < saved.structures.count else { return nil }
         let (at, packed, count) = saved.structures[number]
         guard count > 0 else { return [] }
-        guard let bytes = SavedStream.bytes(of: file, at: at, packed) else { return nil }
+        guard let bytes = file.bytes(at: at, count: packed) else { return nil }
         var decoder = FrameDecoder()
         guard let structure = try? unsafe decoder.decode(bytes.span.bytes, wanted: count, limit: count) else {
             return nil

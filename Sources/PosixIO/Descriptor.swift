@@ -56,6 +56,15 @@ public struct Descriptor: ~Copyable, Sendable {
         return done
     }
 
+    /// Exactly `count` bytes at `offset`; nil when there are fewer, when they cannot be read, or without memory for them.
+    public func bytes(at offset: UInt64, count: Int) -> [UInt8]? {
+        guard var bytes = UniqueBytes(trying: count) else { return nil }
+        let came = try? unsafe bytes.withUnsafeMutableBytes { (buffer) throws(SystemError) in
+            try unsafe read(into: buffer, at: offset)
+        }
+        return came == count ? unsafe bytes.span.withUnsafeBytes { unsafe [UInt8]($0) } : nil
+    }
+
     /// Reads from where the descriptor stands, once; 0 at the end. Returns how many bytes came.
     public func readNext(into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {
         let count = retryingInterrupts { unsafe Glibc.read(raw, buffer.baseAddress, buffer.count) }
