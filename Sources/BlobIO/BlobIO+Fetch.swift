@@ -272,17 +272,18 @@ extension BlobIO {
         let layer = flight.layer
         let isSecond = arrival.isSecond
         let bytes = arrival.bytes
-        let member: DecodedMember
-        do throws(CodecError) {
-            member = try decoder.decode(layer, member: flight.range.offset, bytes, 0..<bytes.count)
-        } catch {
-            guard arrival.decide() else { return }
-            flight.dropArrival(arrival)
-            landing.noteGone()
-            return landDamaged(flight, error, isSecond: isSecond)
+        let decoded = Result { () throws(CodecError) in
+            try decoder.decode(layer, member: flight.range.offset, bytes, 0..<bytes.count)
         }
         guard arrival.decide() else { return }
         flight.dropArrival(arrival)
+        let member: DecodedMember
+        switch decoded {
+        case .success(let intact): member = intact
+        case .failure(let error):
+            landing.noteGone()
+            return landDamaged(flight, error, isSecond: isSecond)
+        }
         counters.bytesInflated.add(UInt64(member.bytes.count), ordering: .relaxed)
         if let bad = member.payloads.first(where: { !$0.isGood }) {
             counters.mismatches.add(1, ordering: .relaxed)

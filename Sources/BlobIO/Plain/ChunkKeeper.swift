@@ -47,10 +47,6 @@ final class ChunkLedger: Sendable {
         var digests: [Digest?] = []
         /// So many from the first on are known.
         var known = 0
-
-        mutating func count() {
-            while known < digests.count, digests[known] != nil { known += 1 }
-        }
     }
 
     private let state = Monitor(State())
@@ -67,18 +63,12 @@ final class ChunkLedger: Sendable {
     func end(_ entry: Int, _ digest: Digest) {
         state.withLock { state in
             state.digests[entry] = digest
-            state.count()
+            while state.known < state.digests.count, state.digests[state.known] != nil { state.known += 1 }
         }
     }
 
     /// Adds a chunk whose digest is known.
-    func add(_ number: Int, _ digest: Digest) {
-        state.withLock { state in
-            state.numbers.append(number)
-            state.digests.append(digest)
-            state.count()
-        }
-    }
+    func add(_ number: Int, _ digest: Digest) { end(begin(number), digest) }
 
     /// How many chunks were added.
     var count: Int { state.withLock { $0.digests.count } }
