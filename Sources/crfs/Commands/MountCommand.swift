@@ -158,11 +158,12 @@ struct MountCommand: ParsableCommand {
         do {
             metricsServer = try metrics.map { try MetricsServer($0) }
             let stack = try Stack(access, state: state, use: .serving)
+            let fuse = try fuseOptions()
             owner = Owner(stack, options: access.processOptions.merging(["metrics": metrics ?? ""]) { $1 })
             _ = try owner.serve(
-                FuseMount(try fuseOptions()),
+                FuseMount(fuse),
                 settings(),
-                try fuseOptions(),
+                fuse,
                 process: getpid(),
                 isForeground: foreground
             )
@@ -207,14 +208,16 @@ struct MountCommand: ParsableCommand {
                     + "\(metrics): leave --metrics out, or choose another --cache-dir"
             )
         }
+        let fuse: FuseOptions
         let mount: FuseMount
         do throws(FuseError) {
-            mount = try FuseMount(try fuseOptions())
+            fuse = try fuseOptions()
+            mount = try FuseMount(fuse)
         } catch {
             throw CommandError("\(error)")
         }
         do {
-            try handOver(mount, channel, signals)
+            try handOver(mount, readAheadKiB: fuse.readAheadKiB, channel, signals)
         } catch {
             // Of no use without somebody who serves it.
             mount.abandon()
@@ -222,13 +225,18 @@ struct MountCommand: ParsableCommand {
         }
     }
 
-    private func handOver(_ mount: borrowing FuseMount, _ channel: ControlChannel, _ signals: ServingSignals?) throws {
+    private func handOver(
+        _ mount: borrowing FuseMount,
+        readAheadKiB: Int?,
+        _ channel: ControlChannel,
+        _ signals: ServingSignals?
+    ) throws {
         let request = MountRequest(
             point: mount.mountPoint,
             device: mount.device,
             settings: settings(),
             debug: fuseDebug,
-            readAheadKiB: try fuseOptions().readAheadKiB,
+            readAheadKiB: readAheadKiB,
             openMode: open.rawValue,
             passthrough: passthrough.rawValue,
             isForeground: foreground
