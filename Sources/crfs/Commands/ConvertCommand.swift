@@ -75,11 +75,16 @@ struct ConvertCommand: ParsableCommand {
     /// The path that an argument means, where it means a layer file: `file:PATH`, what is a file, and what is called like a
     /// layer file.
     private static func layerFile(_ text: String) -> String? {
-        if text.hasPrefix("file:") { return String(text.dropFirst(5)) }
+        if text.hasPrefix("file:") { return path(text) }
         if text.hasPrefix("oci:") || text.hasPrefix("docker://") { return nil }
         var status = stat()
         let isThere = unsafe stat(text, &status) == 0
         return isThere || LayerConverter.isLayerName(text) || text.hasPrefix("/") || text.hasPrefix(".") ? text : nil
+    }
+
+    /// `file:PATH` and PATH are the same.
+    private static func path(_ text: String) -> String {
+        text.hasPrefix("file:") ? String(text.dropFirst(5)) : text
     }
 
     private func convert(layer: String, _ options: ConvertOptions) throws {
@@ -89,7 +94,7 @@ struct ConvertCommand: ParsableCommand {
         do throws(ConvertError) {
             result = try LayerConverter.convert(
                 input: layer,
-                output: output.map { $0.hasPrefix("file:") ? String($0.dropFirst(5)) : $0 },
+                output: output.map(ConvertCommand.path),
                 options: options
             ) { state in
                 progress.update(done: state.done, total: state.total)

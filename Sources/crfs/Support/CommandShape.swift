@@ -23,7 +23,6 @@ struct CommandShape: Decodable {
     }
 
     var commandName: String
-    var aliases: [String]?
     var subcommands: [CommandShape]?
     var arguments: [Option]?
 
@@ -48,9 +47,8 @@ struct CommandShape: Decodable {
         }
     }
 
-    func subcommand(_ name: String) -> CommandShape? {
-        subcommands?.first { $0.commandName == name || $0.aliases?.contains(name) == true }
-    }
+    /// The command below this one that is called so; aliases do not count.
+    func subcommand(_ name: String) -> CommandShape? { subcommands?.first { $0.commandName == name } }
 
     /// Whether this command or one below it has an option of that name.
     func knows(_ name: String) -> Bool {

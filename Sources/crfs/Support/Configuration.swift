@@ -164,7 +164,7 @@ struct Configuration {
     private func check(_ table: TOMLValue, _ command: CommandShape, _ path: String) throws {
         for member in table.members ?? [] {
             if member.value.members != nil {
-                guard let next = command.subcommand(member.key), next.commandName == member.key else {
+                guard let next = command.subcommand(member.key) else {
                     throw CommandError(
                         "cannot use the configuration \(path): line \(member.line): there is no command \(member.key)"
                     )

@@ -89,16 +89,8 @@ final class MetricsServer: Sendable {
         let head =
             "HTTP/1.1 \(status)\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
             + "Content-Length: \(body.utf8.count)\r\nConnection: close\r\n\r\n"
+        // Who does not take it has gone.
         let bytes = Array((method == "HEAD" ? head : head + body).utf8)
-        unsafe bytes.withUnsafeBytes { buffer in
-            guard let base = buffer.baseAddress else { return }
-            var done = 0
-            while done < buffer.count {
-                // SAFETY: `done < buffer.count`, so the range stays inside.
-                let count = unsafe send(client.raw, base + done, buffer.count - done, CInt(MSG_NOSIGNAL))
-                if count <= 0 { return }
-                done += count
-            }
-        }
+        try? unsafe client.writeNext(bytes.span.bytes)
     }
 }
