@@ -108,7 +108,7 @@ enum FetchPlanner {
 
     /// How many bytes that nobody needs are taken along rather than making another request.
     static func bridge(_ link: LinkEstimate) -> UInt64 {
-        min(max(roundTripWorth(link), 4 << 10), 96 << 10)
+        min(max(roundTripWorth(link), 4 << 10), 128 << 10)
     }
 
     /// Bytes of a request that runs ahead of readers: large enough that its round trip does not matter.

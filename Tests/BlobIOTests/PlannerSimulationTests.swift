@@ -354,7 +354,7 @@ private struct RecordedJob {
 
 @Suite struct RecordedJobTests {
     /// 62.8 MB of members are read. What is fetched beside them costs the processor, what is not costs round trips.
-    @Test(arguments: [(8, 95, 135, 88), (23, 75, 110, 92), (58, 60, 90, 97)])
+    @Test(arguments: [(8, 60, 135, 87), (23, 50, 105, 90), (58, 50, 105, 96)])
     func aRealJobIsFetchedInFewRequestsAndNotMuchMoreThanItReads(
         roundTrip: Int,
         misses: Int,
