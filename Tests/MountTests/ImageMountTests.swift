@@ -339,4 +339,110 @@ struct ImageMountTests {
         registry.stop()
         #expect(try fingerprint(mount.path("usr/lib/big.bin")) == big)
     }
+
+    // MARK: Extended attributes
+
+    /// Two layers without any extended attribute: `name`:`tag` of the registry. The upper one deletes a file, replaces a
+    /// directory, and adds to one.
+    private func pushPlainImage(_ registry: RegistryServer, to destination: String) throws {
+        let directory = try TemporaryDirectory("noxattrs")
+        let script = """
+            cd "$1"
+            mkdir -p lower/kept lower/replaced upper/kept upper/replaced
+            echo one > lower/kept/file; echo two > lower/kept/gone; echo three > lower/replaced/old
+            ln lower/kept/file lower/kept/link; ln -s kept/file lower/symlink
+            : > upper/kept/.wh.gone; : > upper/replaced/.wh..wh..opq; echo four > upper/replaced/new
+            for layer in lower upper; do tar -C $layer -cf $layer.tar .; done
+            """
+        try runChecked("sh", ["-ec", script, "sh", directory.path])
+        let tars = ["lower", "upper"].map { directory.file("\($0).tar") }
+        for tar in tars {
+            let converted = try CrfsProgram.run(["convert", "file:\(tar)", "file:\(tar).gz"])
+            try #require(converted.isSuccess, "\(converted)")
+        }
+        try ImageLayout.make(directory.file("layout"), tag: "plain", layers: tars.map { $0 + ".gz" })
+        try registry.push(layout: directory.file("layout"), tag: "plain", to: destination)
+    }
+
+    /// Requests of a kind that the log of a mount with `-fuse_debug` has.
+    private func count(_ kind: String, _ mount: CrfsMount) -> Int {
+        mount.logLines(containing: "opcode: \(kind)").count
+    }
+
+    @Test func theKernelAsksOnceWhereNoLayerHasAnyAttribute() throws {
+        let registry = try RegistryServer()
+        try pushPlainImage(registry, to: "plain:xattrs")
+        let mount = try CrfsMount(arguments: ["-fuse_debug", "--image", reference(registry, "plain:xattrs")])
+        for path in [mount.point, mount.path("kept"), mount.path("kept/file"), mount.path("symlink")] {
+            for name in ["trusted.overlay.opaque", "security.capability", "security.selinux"] {
+                expectError(EOPNOTSUPP) { () throws(SystemError) in _ = try extendedAttribute(name, of: path) }
+            }
+            // An ACL is what the mode says.
+            expectError(ENODATA, EOPNOTSUPP) { () throws(SystemError) in
+                _ = try extendedAttribute("system.posix_acl_access", of: path)
+            }
+        }
+        let list = "import os,sys\ntry: os.listxattr(sys.argv[1])\nexcept OSError as error: print(error.errno)"
+        for name in ["kept", "kept/file"] {
+            #expect(try runChecked("python3", ["-c", list, mount.path(name)]).text == "\(EOPNOTSUPP)\n")
+        }
+        try runChecked("ls", ["-lR", mount.point])
+        #expect(count("GETXATTR", mount) == 1, "\(mount.logLines(containing: "GETXATTR"))")
+        #expect(count("LISTXATTR", mount) == 1, "\(mount.logLines(containing: "LISTXATTR"))")
+
+        // In the tree it is as ever: another image may have some.
+        let tree = try CrfsMount(cache: mount.cache)
+        expectError(ENODATA) { () throws(SystemError) in
+            _ = try extendedAttribute(
+                "security.capability",
+                of: tree.path("images/\(registry.host)/plain/xattrs/kept/file")
+            )
+        }
+    }
+
+    @Test func anImageThatHasSomeShowsThemAndNoOthers() throws {
+        let registry = try server("estargz")
+        let mount = try CrfsMount(arguments: ["--image", reference(registry)])
+        for name in ["trusted.overlay.opaque", "security.capability", "user.none"] {
+            expectError(ENODATA) { () throws(SystemError) in
+                _ = try extendedAttribute(name, of: mount.path("etc/hosts"))
+            }
+        }
+    }
+
+    @Test func overlaysAndCopiesOfAnImageWithoutAttributesAreWhole() throws {
+        let registry = try RegistryServer()
+        try pushPlainImage(registry, to: "plain:xattrs")
+        let mount = try CrfsMount(arguments: ["--image", reference(registry, "plain:xattrs")])
+        let expected = "./kept/file one\n./kept/link one\n./replaced/new four\n./symlink one\n"
+        let list = "cd \"$1\"; for f in $(find . ! -type d | LC_ALL=C sort); do echo \"$f $(cat $f)\"; done"
+        func contents(_ root: String) throws -> String { try runChecked("sh", ["-ec", list, "sh", root]).text }
+        #expect(try contents(mount.point) == expected)
+
+        // A container's root: an overlay with an upper directory, which files are copied up to.
+        let directory = try TemporaryDirectory("upper")
+        let script = """
+            cd "$1"; mkdir scratch; mount -t tmpfs tmpfs scratch; mkdir scratch/upper scratch/work scratch/root
+            mount -t overlay overlay -o "lowerdir=$2,upperdir=scratch/upper,workdir=scratch/work" scratch/root
+            """
+        try runChecked("sh", ["-ec", script, "sh", directory.path, mount.point])
+        let root = directory.file("scratch/root")
+        defer { _ = try? run("sh", ["-c", "umount -l '\(root)'; umount -l '\(directory.file("scratch"))'"]) }
+        #expect(try contents(root) == expected)
+        try runChecked("sh", ["-ec", "echo more >> kept/file; chmod 700 replaced/new; rm symlink"], directory: root)
+        #expect(try text(of: "\(root)/kept/file") == "one\nmore\n")
+        #expect(try FileStatus("\(root)/replaced/new").mode == 0o700)
+        expectError(ENOENT) { () throws(SystemError) in try look("\(root)/symlink") }
+
+        // Copies by programs that ask for attributes.
+        let copy = directory.file("copy")
+        let copied = try runChecked("cp", ["-a", mount.point, copy])
+        #expect(copied.errorText == "")
+        #expect(try contents(copy) == expected)
+        let packed = directory.file("packed.tar")
+        try runChecked("tar", ["--xattrs", "--xattrs-include=*", "--acls", "-C", mount.point, "-cf", packed, "."])
+        let unpacked = try directory.makeDirectory("unpacked")
+        try runChecked("tar", ["-C", unpacked, "-xf", packed])
+        #expect(try contents(unpacked) == expected)
+    }
 }
