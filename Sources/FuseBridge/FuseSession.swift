@@ -219,8 +219,8 @@ public final class FuseSession: @unchecked Sendable {
             unsafe buffer.size = 0
             result = unsafe crfs_fuse_serve_one(handle, &buffer)
             // libfuse leaves the request in its buffer until it receives the next one.
-            guard patience > 0, let head = unsafe RequestHead(UnsafeRawBufferPointer(start: buffer.mem, count: buffer.size))
-            else { continue }
+            let request = unsafe UnsafeRawBufferPointer(start: buffer.mem, count: buffer.size)
+            guard patience > 0, let head = unsafe RequestHead(request) else { continue }
             if streak.note(head, at: monotonicNanoseconds()) {
                 requestWait.wait(descriptor, nanoseconds: patience)
             }
