@@ -145,18 +145,24 @@ extension BlobIO {
         return min(most - min(most, aheadBudget.used), most * 3 / 4 - min(most * 3 / 4, own))
     }
 
-    /// Makes flights for members that are neither there nor on their way, as `plan` chooses them. Test suites, which come
-    /// with many packages and which hardly a job reads, are not among them until some of one was read.
+    /// Makes flights for members that are neither there nor on their way, as `plan` chooses them. Companions are
+    /// not among them until some of their kind were read.
     private func claim(
         _ layer: Layer,
         _ plan: (_ isAbsent: (_ position: Int, _ member: ByteRange) -> Bool) -> [FetchPlanner.Item]
     ) -> ([FetchPlanner.Item], [Flight]) {
         let map = IndexMembers(index: layer.index)
-        let takesTests = layer.readsTests
+        let (takesTests, takesSources) = (layer.reads(.test), layer.reads(.source))
         let (items, claimed) = flights.withLock { flights -> ([FetchPlanner.Item], [Flight]) in
             let items = plan { position, member in
                 guard flights[Flight.Key(layer, member.offset)] == nil, layer.isDirect(member) else { return false }
-                if !takesTests, map.isTest(at: position) { return false }
+                if !takesTests || !takesSources {
+                    switch map.companion(at: position) {
+                    case .test: if !takesTests { return false }
+                    case .source: if !takesSources { return false }
+                    case nil: break
+                    }
+                }
                 return map.containsChunk(of: member, from: position) { !store.contains(layer.key($0)) }
             }
             let claimed = items.map { item in

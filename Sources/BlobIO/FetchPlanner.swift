@@ -10,7 +10,7 @@ struct FetchLimits: Sendable, Equatable {
     /// How far a stream of reads may be fetched ahead of.
     var mostAhead: UInt64 = 32 << 20
     /// The same while it is not certain that its readers use what was fetched.
-    var mostTrial: UInt64 = 1 << 20
+    var mostTrial: UInt64 = 4 << 20
     /// What may be on its way, in the whole process, without having been asked for.
     var mostInFlight: UInt64 = 24 << 20
 
@@ -90,14 +90,18 @@ enum FetchPlanner {
     }
 
     /// What a request costs both sides, whatever it asks for, in bytes that could have come meanwhile.
-    private static let requestWorth: UInt64 = 256 << 10
+    private static let requestCost: UInt64 = 512 << 10
+
+    /// What another request is worth: its round trip, and what it costs both sides.
+    static func requestWorth(_ link: LinkEstimate) -> UInt64 { roundTripWorth(link) + requestCost }
+
     /// Of what is further away from a miss, less is read: of the bytes beyond this many only a third comes along.
     private static let denseWidening: UInt64 = 1 << 20
 
     /// How much a missing member is widened by: about what another request is worth, or a part of that while it is not
     /// known that what comes so is read.
     static func widening(_ link: LinkEstimate, _ yield: Yield, _ limits: FetchLimits) -> UInt64 {
-        let worth = roundTripWorth(link) + requestWorth
+        let worth = requestWorth(link)
         let bytes = (min(worth, denseWidening) + (worth - min(worth, denseWidening)) / 3) / yield.divisor
         return min(max(bytes, limits.leastWidening), limits.mostWidening)
     }

@@ -11,8 +11,10 @@ struct IndexMembers: MemberMap {
 
     func position(atOrAfter offset: UInt64) -> Int { index.blobPosition(atOrAfter: offset) }
 
-    /// Whether a member belongs to a test suite: its file is somewhere below a directory `test` or `tests`.
-    func isTest(at position: Int) -> Bool { index.isTest(index.chunk(index.chunkInBlobOrder(position)).record) }
+    /// What a member's file is there for, where hardly a job reads it.
+    func companion(at position: Int) -> Companion? {
+        index.companion(index.chunk(index.chunkInBlobOrder(position)).record)
+    }
 
     /// Calls `body` with the number of every chunk of a member.
     ///
@@ -41,9 +43,40 @@ struct IndexMembers: MemberMap {
     }
 }
 
+/// A file that comes with others and that hardly a job reads: it is not taken along with a miss until some of its kind
+/// were read in the layer.
+enum Companion: Int, CaseIterable {
+    /// It belongs to a test suite: it is somewhere below a directory `test` or `tests`.
+    case test
+    /// A source of a compiled Python module: `.py`, `.pyi`, `.pyx` or `.pxd` beside a directory `__pycache__`. Python reads
+    /// what it has there instead.
+    case source
+}
+
 extension LayerIndex {
-    /// Whether a record is somewhere below a directory `test` or `tests`.
-    func isTest(_ record: UInt32) -> Bool {
+    /// What kind of companion a record is, if any.
+    func companion(_ record: UInt32) -> Companion? {
+        if isTest(record) { return .test }
+        return isCompiledSource(record) ? .source : nil
+    }
+
+    private func isCompiledSource(_ record: UInt32) -> Bool {
+        guard isSourceName(name(record)) else { return false }
+        let compiled: StaticString = "__pycache__"
+        // SAFETY: the bytes of a static string are there for as long as the program runs.
+        let bytes = unsafe UnsafeRawBufferPointer(start: compiled.utf8Start, count: compiled.utf8CodeUnitCount)
+        return unsafe lookup(bytes.bytes, in: parent(record)) != nil
+    }
+
+    private func isSourceName(_ name: borrowing RawSpan) -> Bool {
+        // SAFETY: the bytes are read inside of the closure only.
+        unsafe name.withUnsafeBytes { bytes in
+            unsafe bytes.suffix(3).elementsEqual(".py".utf8) || bytes.suffix(4).elementsEqual(".pyi".utf8)
+                || bytes.suffix(4).elementsEqual(".pyx".utf8) || bytes.suffix(4).elementsEqual(".pxd".utf8)
+        }
+    }
+
+    private func isTest(_ record: UInt32) -> Bool {
         var directory = parent(record)
         while directory != 0 {
             if isTestName(name(directory)) { return true }

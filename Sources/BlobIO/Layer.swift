@@ -37,8 +37,9 @@ public final class Layer: Sendable {
     let streams: StreamTable
     /// Chunks that were fetched ahead and not read since.
     let ahead: AtomicBits
-    /// Chunks of test suites that were read.
+    /// Chunks of companions that were read, by kind.
     private let testsRead = Atomic<Int>(0)
+    private let sourcesRead = Atomic<Int>(0)
     /// What of it was used, for profiles.
     let usage: LayerUsage
     /// Keys of files that are not one chunk, once they were worked out.
@@ -79,12 +80,23 @@ public final class Layer: Sendable {
         refuted.store(true, ordering: .releasing)
     }
 
-    /// Whether readers of this layer want its test suites too. One or two of their files can be read by a program that does not test.
-    var readsTests: Bool { testsRead.load(ordering: .relaxed) >= 3 }
+    /// Whether readers of this layer want its companions of a kind too. One or two of them can be read by a program that
+    /// wants no more.
+    func reads(_ kind: Companion) -> Bool {
+        switch kind {
+        case .test: testsRead.load(ordering: .relaxed) >= 3
+        case .source: sourcesRead.load(ordering: .relaxed) >= 3
+        }
+    }
 
     /// Notes that a chunk of a file was read for the first time.
-    func noteTest(_ record: UInt32) {
-        if !readsTests, index.isTest(record) { testsRead.add(1, ordering: .relaxed) }
+    func noteCompanion(_ record: UInt32) {
+        if reads(.test), reads(.source) { return }
+        switch index.companion(record) {
+        case .test: testsRead.add(1, ordering: .relaxed)
+        case .source: sourcesRead.add(1, ordering: .relaxed)
+        case nil: break
+        }
     }
 
     /// A copy of the index file, and of the file of restart points where there is one.

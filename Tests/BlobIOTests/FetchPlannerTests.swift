@@ -152,17 +152,17 @@ struct MemberList: MemberMap {
             )
         }
         // A round trip's worth, and what a request costs: half of it while little is known.
-        #expect(widening(0, 1000) == 128 << 10)
-        #expect(widening(4, 100) == (400_000 + (256 << 10)) / 2)
+        #expect(widening(0, 1000) == 256 << 10)
+        #expect(widening(4, 100) == (400_000 + (512 << 10)) / 2)
         // Of what is beyond 1 MiB only a third.
-        #expect(widening(16, 100) == ((1 << 20) + (1_600_000 + (256 << 10) - (1 << 20)) / 3) / 2)
+        #expect(widening(16, 100) == ((1 << 20) + (1_600_000 + (512 << 10) - (1 << 20)) / 3) / 2)
         #expect(widening(10_000, 10_000) == 8 << 20)
         #expect(widening(.max / 1_000_000, 1) <= 8 << 20)
         var useful = Yield()
         useful.fetch(2 << 20)
-        #expect(widening(4, 100, useful) == (400_000 + (256 << 10)) / 4)
+        #expect(widening(4, 100, useful) == (400_000 + (512 << 10)) / 4)
         useful.read(2 << 20)
-        #expect(widening(4, 100, useful) == 400_000 + (256 << 10))
+        #expect(widening(4, 100, useful) == 400_000 + (512 << 10))
         #expect(FetchPlanner.widening(.unknown, Yield(), .nothingAhead) == 0)
         #expect(FetchPlanner.roundTripWorth(.unknown) == 256 << 10)
     }

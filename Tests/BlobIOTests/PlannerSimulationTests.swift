@@ -21,9 +21,9 @@ private struct Simulation {
     /// When each member that was asked for is there, in seconds.
     private var arrival: [Double?]
     private var isMarked: [Bool]
-    /// Which members belong to test suites, and how many of these were read.
-    private let isTest: [Bool]
-    private var testsRead = 0
+    /// Which members are companions, and how many of each kind were read.
+    private let companions: [Companion?]
+    private var companionsRead: [Companion: Int] = [:]
     private(set) var misses = 0
     private(set) var requests: [Request] = []
     private(set) var fetchedTwice = 0
@@ -32,8 +32,13 @@ private struct Simulation {
     private var linkIsFree = 0.0
     var now = 0.0
 
-    init(_ list: MemberList, _ link: LinkEstimate, _ limits: FetchLimits = FetchLimits(), isTest: [Bool] = []) {
-        self.isTest = isTest.isEmpty ? Array(repeating: false, count: list.positionCount) : isTest
+    init(
+        _ list: MemberList,
+        _ link: LinkEstimate,
+        _ limits: FetchLimits = FetchLimits(),
+        companions: [Companion?] = []
+    ) {
+        self.companions = companions.isEmpty ? Array(repeating: nil, count: list.positionCount) : companions
         self.list = list
         self.link = link
         self.limits = limits
@@ -55,7 +60,7 @@ private struct Simulation {
 
     /// Reads a member; a reader that `waits` goes on when it is there.
     mutating func read(_ position: Int) {
-        if isTest[position] { testsRead += 1 }
+        if let kind = companions[position] { companionsRead[kind, default: 0] += 1 }
         if arrival[position] == nil { miss(position) }
         if isMarked[position] {
             isMarked[position] = false
@@ -104,10 +109,12 @@ private struct Simulation {
         mostForOneMiss = max(mostForOneMiss, bytesRequested - before)
     }
 
-    /// As `BlobIO.claim` and `Layer.readsTests` have it.
+    /// As `BlobIO.claim` and `Layer.reads` have it.
     private var isAbsent: (_ position: Int, _ member: ByteRange) -> Bool {
-        let (present, isTest, takesTests) = (arrival, isTest, testsRead >= 3)
-        return { position, _ in present[position] == nil && (takesTests || !isTest[position]) }
+        let (present, companions, counts) = (arrival, companions, companionsRead)
+        return { position, _ in
+            present[position] == nil && companions[position].map { counts[$0, default: 0] >= 3 } != false
+        }
     }
 
     private mutating func runAhead(_ start: UInt64, _ bytes: UInt64) -> (end: UInt64, bytes: UInt64) {
@@ -290,15 +297,15 @@ private struct Simulation {
 private struct RecordedJob {
     struct Layer {
         var list: MemberList
-        var isTest: [Bool]
+        var companions: [Companion?]
     }
 
     var layers: [Layer] = []
     var reads: [(layer: Int, position: Int)] = []
 
     /// Tests/Corpus/python-job.bin: LEB128 numbers. The number of layers; for each the number of members, and for each of these
-    /// twice its size, and one more where it is below a directory `test` or `tests`; then the number of reads, and for each
-    /// the layer and the member.
+    /// four times its size, and 1 more where it belongs to a test suite, 2 where it is a compiled source; then the number of
+    /// reads, and for each the layer and the member.
     init() throws {
         let file = try readFile("\(Corpus.directory)/python-job.bin", limit: 1 << 20)
         let bytes = unsafe file.span.withUnsafeBytes { unsafe [UInt8]($0) }
@@ -316,7 +323,13 @@ private struct RecordedJob {
         }
         for _ in 0..<(try next()) {
             let members = try (0..<(try next())).map { _ in try next() }
-            layers.append(Layer(list: MemberList(members.map { UInt64($0 / 2) }), isTest: members.map { $0 % 2 == 1 }))
+            let kinds: [Companion?] = [nil, .test, .source]
+            layers.append(
+                Layer(
+                    list: MemberList(members.map { UInt64($0 / 4) }),
+                    companions: members.map { kinds[$0 % 4] }
+                )
+            )
         }
         reads = try (0..<(try next())).map { _ in (try next(), try next()) }
     }
@@ -325,7 +338,7 @@ private struct RecordedJob {
     func replay(_ link: LinkEstimate) -> (misses: Int, requests: Int, bytes: UInt64) {
         var limits = FetchLimits.store(of: 128 << 20)
         limits.mostWidening = 4 << 20
-        var simulations = layers.map { Simulation($0.list, link, limits, isTest: $0.isTest) }
+        var simulations = layers.map { Simulation($0.list, link, limits, companions: $0.companions) }
         var now = 0.0
         for (layer, position) in reads {
             simulations[layer].now = now
@@ -341,7 +354,7 @@ private struct RecordedJob {
 
 @Suite struct RecordedJobTests {
     /// 62.8 MB of members are read. What is fetched beside them costs the processor, what is not costs round trips.
-    @Test(arguments: [(8, 95, 135, 88), (23, 75, 110, 92), (58, 60, 90, 97)])
+    @Test(arguments: [(8, 60, 135, 87), (23, 50, 105, 90), (58, 50, 105, 96)])
     func aRealJobIsFetchedInFewRequestsAndNotMuchMoreThanItReads(
         roundTrip: Int,
         misses: Int,

@@ -20,6 +20,7 @@ import Testing
                 let link = LinkEstimate(roundTrip: roundTrip, bytesPerSecond: 100_000_000)
                 let window = PrefetchPlan.window(kind, link, limits, isQuiet: false)
                 #expect((1 << 20...12 << 20).contains(window))
+                #expect((512 << 10...2 << 20).contains(PrefetchPlan.span(link)))
                 for planned: UInt64 in [0, 1 << 20, 1 << 40] {
                     let step = PrefetchPlan.step(window: window, planned: planned)
                     #expect(step <= window / 2 || step == 256 << 10)
@@ -160,6 +161,28 @@ import Testing
         #expect(job.fetched == UInt64(large.tocOffset))
         #expect(bench.blobIO.prefetcher.bytes == 0)
         #expect(bench.blobIO.prefetcher.members == 0)
+    }
+
+    /// Wherever in the order of first use they stand: what lies beside each other comes in one request. The requests go
+    /// out in the order of the first use of what is in them.
+    @Test func whatAProfileHasOfOnePlaceIsOneRequest() async throws {
+        let bench = try Bench()
+        let source = ScriptedSource(layer.blob)
+        let opened = try await bench.open(layer, source)
+        source.forgetRequests()
+        // From three places of the layer in turns, the last one first.
+        let names = (0..<20).flatMap { number in [160, 80, 0].map { "f\($0 + number)" } }
+        let job = bench.blobIO.prefetchJob(.profile, try profile(opened, names), of: [opened])
+        bench.blobIO.start(job)
+        await wait(for: job.completion)
+        #expect(job.failure == nil)
+        let offsets = layer.memberOffsets.map { UInt64($0) }
+        #expect(source.ranges.map(\.offset) == [offsets[160], offsets[80], offsets[0]])
+        for name in names {
+            let number = try #require(layer.files.firstIndex { $0.name == name })
+            #expect(try await bench.read(opened, name) == layer.files[number].content)
+        }
+        #expect(source.requestCount == 3)
     }
 
     @Test func aMoreUrgentJobGoesFirst() async throws {

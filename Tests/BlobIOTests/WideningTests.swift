@@ -103,6 +103,32 @@ private final class TricklingSource: Sendable {
         #expect(bench.blobIO.statistics.flights == 20)
     }
 
+    /// A directory with `__pycache__` has sources that the interpreter does not read; one without has none.
+    @Test func compiledSourcesComeAlongOnlyWhereSomeOfThemAreRead() async throws {
+        let names = (0..<5).flatMap {
+            ["p\($0)/__pycache__/m.pyc", "p\($0)/m.py", "p\($0)/m.pyi", "q\($0)/m.py", "q\($0)/py"]
+        }
+        let layer = TestLayer(
+            names.enumerated().map { .init(name: $1, content: noise(3000, seed: UInt64($0))) }
+        )
+        let bench = try Bench(limits: FetchLimits())
+        let opened = try await bench.open(layer, ScriptedSource(layer.blob))
+        #expect(try await bench.read(opened, names[0]) == layer.files[0].content)
+        #expect(bench.blobIO.statistics.flights == 15)
+        for number in [16, 12] {
+            #expect(try await bench.read(opened, names[number]) == layer.files[number].content)
+        }
+        #expect(bench.blobIO.statistics.flights == 17)
+        // The third says that somebody reads sources.
+        #expect(try await bench.read(opened, names[1]) == layer.files[1].content)
+        #expect(try await bench.read(opened, names[2]) == layer.files[2].content)
+        #expect(bench.blobIO.statistics.flights == 25)
+        for (number, name) in names.enumerated() {
+            #expect(try await bench.read(opened, name) == layer.files[number].content)
+        }
+        #expect(bench.blobIO.statistics.flights == 25)
+    }
+
     @Test func whatIsThereIsNotFetchedAgain() async throws {
         let narrow = try Bench()
         let bench = try Bench(indexDirectory: narrow.indexDirectory, limits: FetchLimits())

@@ -82,25 +82,28 @@ extension BlobIO {
     private func planPrefetch() {
         while let job = prefetcher.first() {
             guard prefetcher.requests < PrefetchPlan.requests(job.kind) else { return }
-            if let request = job.popPending() {
-                send(job, request)
-                job.finishIfOver()
-                continue
-            }
             let link = job.layers.first?.link ?? .unknown
             let isQuiet = flights.count <= prefetcher.members
             let window = PrefetchPlan.window(job.kind, link, limits, isQuiet: isQuiet)
-            let step = PrefetchPlan.step(window: window, planned: job.planned)
             let used = prefetcher.bytes
-            // Not in drops: a step is sent when there is room for all of it.
-            guard used == 0 || used + step <= window else { return }
-            plan(job, step, link)
+            // Not in drops: what goes out next goes when there is room for all of it.
+            func hasRoom(_ bytes: UInt64) -> Bool { used == 0 || used + bytes <= window }
+            if let next = job.nextPendingBytes {
+                guard hasRoom(next) else { return }
+                if let request = job.popPending() { send(job, request) }
+            } else if case .places = job.source {
+                plan(job, PrefetchPlan.horizon, PrefetchPlan.span(link), link)
+            } else {
+                let step = PrefetchPlan.step(window: window, planned: job.planned)
+                guard hasRoom(step) else { return }
+                plan(job, step, max(step, 1 << 20), link)
+            }
             job.finishIfOver()
         }
     }
 
-    /// Looks for the next `step` bytes that are missing, and makes requests of them.
-    private func plan(_ job: PrefetchJob, _ step: UInt64, _ link: LinkEstimate) {
+    /// Looks for the next `step` bytes that are missing, and makes requests of up to `span` bytes of them.
+    private func plan(_ job: PrefetchJob, _ step: UInt64, _ span: UInt64, _ link: LinkEstimate) {
         var (next, offset) = job.cursor
         var found: [PrefetchJob.Candidate] = []
         var bytes: UInt64 = 0
@@ -139,7 +142,7 @@ extension BlobIO {
             }
             isExhausted = next == ranges.count
         }
-        job.plan(requests(found, step, link), next: next, offset: offset, isExhausted: isExhausted)
+        job.plan(requests(found, span, link), next: next, offset: offset, isExhausted: isExhausted)
     }
 
     /// The member of a chunk of a profile.
@@ -179,7 +182,7 @@ extension BlobIO {
     /// Joins members into requests. Which request comes first follows from the first of its members that is used.
     private func requests(
         _ found: [PrefetchJob.Candidate],
-        _ step: UInt64,
+        _ span: UInt64,
         _ link: LinkEstimate
     ) -> [[PrefetchJob.Candidate]] {
         var requests: [(rank: Int, members: [PrefetchJob.Candidate])] = []
@@ -188,7 +191,7 @@ extension BlobIO {
             let spans = FetchPlanner.spans(
                 sorted.map(\.element.item),
                 bridge: FetchPlanner.bridge(link),
-                streamSpan: max(step, 1 << 20),
+                streamSpan: span,
                 mostNear: 0
             )
             for span in spans {

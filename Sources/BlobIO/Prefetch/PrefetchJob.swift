@@ -87,6 +87,9 @@ public final class PrefetchJob: Sendable {
         }
     }
 
+    /// The bytes of the next request that was planned; nil when there is none.
+    var nextPendingBytes: UInt64? { state.withLock { $0.pending.last?.reduce(0) { $0 + $1.item.range.count } } }
+
     /// The next request that was planned.
     func popPending() -> [Candidate]? { state.withLock { $0.pending.popLast() } }
 

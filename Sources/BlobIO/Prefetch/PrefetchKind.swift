@@ -53,8 +53,16 @@ enum PrefetchPlan {
         return isQuiet ? max(1 << 20, wide / 2) : 1 << 20
     }
 
-    /// How much is planned as one: the more, the wider its requests. Small at first, so that what is used first comes
-    /// first.
+    /// How much of a profile is planned as one, whose members can share requests wherever in the order of first use they
+    /// stand.
+    static let horizon: UInt64 = 64 << 20
+
+    /// The most bytes of a request of a profile: large enough that its costs do not matter, and no larger, since what is
+    /// used later comes along with what is used first.
+    static func span(_ link: LinkEstimate) -> UInt64 { min(FetchPlanner.requestWorth(link), 2 << 20) }
+
+    /// How much of ranges is planned as one: the more, the wider its requests. Small at first, so that what is used first
+    /// comes first.
     static func step(window: UInt64, planned: UInt64) -> UInt64 {
         min(max(256 << 10, planned), max(256 << 10, window / 2))
     }

@@ -50,7 +50,7 @@ extension BlobIO {
     func noteFirstRead(_ layer: Layer, record: UInt32, _ number: UInt32) {
         guard layer.usage.read.insert(number) else { return }
         layer.noteOpen(record)
-        layer.noteTest(record)
+        layer.noteCompanion(record)
         if let kind = layer.usage.takeAhead(number) {
             let member = layer.index.chunk(number).member
             let map = IndexMembers(index: layer.index)
