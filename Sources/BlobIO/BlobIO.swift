@@ -61,13 +61,9 @@ public final class BlobIO: Sendable {
     private let registry: RegistryClient?
     private let externalTOCs: ExternalTOCs?
 
-    /// What fits the store. Where the disk keeps what has come, memory is for what is on its way alone.
     private static func limits(_ options: BlobIOOptions) -> FetchLimits {
         let memory = UInt64(max(0, options.memoryCacheBytes))
-        guard options.chunkDirectory != nil else { return .store(of: memory) }
-        var limits = FetchLimits.store(of: max(memory, 128 << 20))
-        limits.mostWidening = min(limits.mostWidening, 4 << 20)
-        return limits
+        return options.chunkDirectory == nil ? .store(of: memory) : .besideDisk(memory: memory)
     }
 
     /// The read path of a process; starts its threads.

@@ -24,14 +24,15 @@ final class LandingQueue: Sendable {
     }
 
     private struct Line<Element> {
-        private var items: [Element] = []
+        /// Those before `head` are nil: what was taken out is held by whoever took it alone, and is memory.
+        private var items: [Element?] = []
         private var head = 0
 
         mutating func append(_ item: Element) { items.append(item) }
 
         mutating func popFirst() -> Element? {
             guard head < items.count else { return nil }
-            let item = items[head]
+            let item = items[head].take()
             head += 1
             if head == items.count || head >= 256 {
                 items.removeFirst(head)

@@ -49,6 +49,23 @@ import Testing
         #expect(queue.nextInBackground() == nil)
     }
 
+    /// Regression: up to 255 members that had been packed were held, and with them what they inflated to.
+    @Test func whatWasTakenOutIsNotHeld() async throws {
+        let queue = LandingQueue()
+        let flights = try await flights(2)
+        weak var first: SharedBytes?
+        do {
+            let landed = member(10)
+            first = landed.bytes
+            _ = queue.append(flights[0], landed: landed)
+        }
+        _ = queue.append(flights[1], landed: member(10))
+        #expect(first != nil)
+        #expect(packed(queue.nextInBackground()) === flights[0])
+        #expect(first == nil)
+        #expect(packed(queue.nextInBackground()) === flights[1])
+    }
+
     @Test func whatAReaderWaitsForIsNeverLeftToTheBackground() async throws {
         let queue = LandingQueue()
         let flights = try await flights(3)
