@@ -43,8 +43,9 @@ public final class BlobIO: Sendable {
     let decoder = MemberDecoder()
     /// Inflates and checks what readers wait for; reads local files.
     let workers: WorkerPool
-    /// Inflates what nobody waits for, and packs, with what the processor has left.
-    let background = WorkerPool(named: "crfs-pack", threads: 1, priority: .low)
+    /// Inflates what nobody waits for, and packs, with what the processor has left. When nothing comes any more, the memory
+    /// for what comes is given back.
+    let background = WorkerPool(named: "crfs-pack", threads: 1, priority: .low, whenIdle: { releaseFreeMemory() })
     let log: LimitedLog
     let counters = Counters()
     let landing = LandingQueue()
