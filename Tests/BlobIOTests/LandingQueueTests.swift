@@ -66,6 +66,22 @@ import Testing
         #expect(packed(queue.nextInBackground()) === flights[1])
     }
 
+    /// Regression: a member that a reader had come for was held until its turn among the others, which does not come for as
+    /// long as readers wait for something.
+    @Test func whatAReaderCameForIsNotHeldUntilItsOtherTurn() async throws {
+        let queue = LandingQueue()
+        weak var first: Flight?
+        do {
+            let flight = try await flights(1)[0]
+            first = flight
+            _ = queue.append(flight, arrival())
+            _ = queue.promote(flight)
+            #expect(inflated(queue.next())?.flight === flight)
+        }
+        #expect(first == nil)
+        #expect(queue.nextInBackground() == nil)
+    }
+
     @Test func whatAReaderWaitsForIsNeverLeftToTheBackground() async throws {
         let queue = LandingQueue()
         let flights = try await flights(3)
