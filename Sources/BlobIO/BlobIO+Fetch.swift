@@ -119,8 +119,9 @@ extension BlobIO {
                     map,
                     from: end,
                     bytes: step,
-                    // A chunk of 4 MiB that does not get smaller takes more than that: nothing would be ahead of its readers.
-                    largestFirst: min(2 * step, room),
+                    // Without one larger member there would be nothing ahead in a layer of large chunks; one of 4 MiB that
+                    // does not get smaller takes more than that.
+                    largestFirst: min(total == 0 ? max(2 * step, limits.mostWidening) : 2 * step, room),
                     bridge: nil,
                     reason: .ahead,
                     isAbsent: isAbsent

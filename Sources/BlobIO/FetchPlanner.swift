@@ -122,7 +122,7 @@ enum FetchPlanner {
     static let streamSpan: UInt64 = 4 << 20
 
     /// The bytes of the next request that runs ahead of readers; nil while there is room for a part of it only, or when
-    /// what is left of an order is little: that comes with the next one. It would be many small requests else, each for
+    /// what is left of a large order is little: that comes with the next one. It would be many small requests else, each for
     /// what has landed since the one before.
     ///
     /// - Parameters:
@@ -133,7 +133,7 @@ enum FetchPlanner {
         let rest = wanted - min(wanted, sent)
         let most = min(streamSpan, limits.mostInFlight * 3 / 8)
         let step = min(rest, most)
-        guard step > 0, step <= room, sent == 0 || step > most / 2 else { return nil }
+        guard step > 0, step <= room, sent < most || step > most / 2 else { return nil }
         return step
     }
 

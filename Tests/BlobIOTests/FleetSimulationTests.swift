@@ -185,7 +185,7 @@ private struct Fleet {
                 layers[layer].list,
                 from: end,
                 bytes: step,
-                largestFirst: min(2 * step, room),
+                largestFirst: min(total == 0 ? max(2 * step, limits.mostWidening) : 2 * step, room),
                 bridge: nil,
                 reason: .ahead
             ) { position, _ in
