@@ -119,9 +119,7 @@ extension BlobIO {
                     map,
                     from: end,
                     bytes: step,
-                    // Without one larger member there would be nothing ahead in a layer of large chunks; one of 4 MiB that
-                    // does not get smaller takes more than that.
-                    largestFirst: min(total == 0 ? max(2 * step, limits.mostWidening) : 2 * step, room),
+                    largestFirst: FetchPlanner.largestFirst(step: step, sent: total, room: room, limits),
                     bridge: nil,
                     reason: .ahead,
                     isAbsent: isAbsent

@@ -137,6 +137,14 @@ enum FetchPlanner {
         return step
     }
 
+    /// Up to what size the first member of such a request is taken although it is larger than the step. Without one larger
+    /// member there would be nothing ahead in a layer of large chunks, and one of 4 MiB that does not get smaller takes
+    /// some bytes more than that.
+    static func largestFirst(step: UInt64, sent: UInt64, room: UInt64, _ limits: FetchLimits) -> UInt64 {
+        if sent == 0 { return min(max(2 * step, limits.mostWidening), room) }
+        return step > streamSpan / 2 ? min(2 * step, room) : step
+    }
+
     /// What a walk along the blob found.
     struct Found {
         var items: [Item] = []

@@ -120,7 +120,7 @@ private struct Simulation {
                 list,
                 from: end,
                 bytes: step,
-                largestFirst: min(total == 0 ? max(2 * step, limits.mostWidening) : 2 * step, room),
+                largestFirst: FetchPlanner.largestFirst(step: step, sent: total, room: room, limits),
                 bridge: nil,
                 reason: .ahead,
                 isAbsent: isAbsent
