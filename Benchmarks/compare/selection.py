@@ -46,7 +46,12 @@ LATER = ("python-landmark", "python-profile", "python-zstdchunked", "python-gzip
 # What an option of crfs can change: there it is shown beside.
 WITH_BACKGROUND = (*FIRST, "python", "python-profile", "python-landmark", "read-all", "jobs-stay")
 WITH_OPEN = ("python-warm", "read-all-warm", "hot", "large-warm", "large-known", "open", "jobs", "jobs-stay")
-OPTIONS = {"crfs-background": WITH_BACKGROUND, **dict.fromkeys(OPENS, WITH_OPEN)}
+WITH_IMAGE = ("serve", *METADATA, "serve-known", "python", "python-warm", "hot", "jobs", "jobs-stay")
+OPTIONS = {
+    "crfs-background": WITH_BACKGROUND,
+    **dict.fromkeys(OPENS, WITH_OPEN),
+    "crfs-image": WITH_IMAGE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,7 @@ QUICK = Selection(
         Row(("read-all-disk",), ("crfs", "ext4")),
         Row(("hot",), ("crfs", "ext4")),
         Row(("serve", "python"), PULLS, (PLAIN[15],)),
+        Row(("serve", *METADATA, "python", "serve-known", "jobs", "jobs-stay"), ("crfs-image",)),
     ),
 )
 
@@ -109,8 +115,10 @@ BENCH = Selection(
     rows=(
         Row((*FIRST, *METADATA), ("crfs", "stargz-1m", "ext4", "erofs")),
         Row(FIRST, ("crfs-background", "stargz-default")),
+        Row(("serve", *METADATA), ("crfs-image",)),
         Row(PYTHON, ("crfs", "stargz-1m", "ext4", "erofs")),
         Row(("python",), ("crfs-background", "stargz-default", "stargz-background", "squashfuse")),
+        Row(("python", "python-warm"), ("crfs-image",)),
         Row(("serve", "python", "read-all"), PULLS),
         Row((*READ, "fio-disk"), ("crfs", "ext4")),
         Row(("read-all", "fio-disk"), ("stargz-1m", "erofs")),
@@ -128,7 +136,7 @@ BENCH = Selection(
         Row(("python",), ("crfs",), (TLS_15,)),
         Row(("read-all",), ("crfs",), (TLS_15, GBIT)),
         # Each is a median of 49 jobs.
-        Row(("jobs", "jobs-stay"), ("crfs", "stargz-1m", "ext4"), rounds=1),
+        Row(("jobs", "jobs-stay"), ("crfs", "crfs-image", "stargz-1m", "ext4"), rounds=1),
         Row(("fio",), ("crfs", "stargz-1m", "ext4")),
         Row(("serve", "read-all"), (*BEST, "curl-tar"), image="small"),
         *(Row(("serve", "find-cold"), BEST, image=name) for name in ("entries-5k", "entries-50k")),
@@ -136,11 +144,11 @@ BENCH = Selection(
         Row(("serve",), BEST, image="entries-500k"),
         Row(("serve",), ("crfs",), (PLAIN[15],), image="layers-40"),
         Row(KNOWN, ("crfs",)),
-        Row(("serve-known",), ("stargz-1m",)),
+        Row(("serve-known",), ("crfs-image", "stargz-1m")),
         Row(KNOWN, ("crfs",), image="entries-500k"),
         Row(("idle",), ("crfs",), image="layers-40"),
         Row(("hot", "large-warm", "large-known"), ("crfs", "stargz-1m", "ext4")),
-        Row(("hot",), OPENS),
+        Row(("hot",), (*OPENS, "crfs-image")),
         Row(("open",), ("crfs", *OPENS, "ext4"), image="entries-50k"),
         Row(("read-8",), ("crfs", "ext4")),
     ),
@@ -183,7 +191,7 @@ CHECK = Selection(
         Row(
             ("find-warm", *KNOWN, "python-profile", "python-gzip", "read-all-disk", "fio-disk", "hot")
             + ("large-warm", "large-known", "open", "jobs-stay", "serve-gzip", "memory-gzip", "python-indexed"),
-            (*CRFS, *OPENS, "ext4"),
+            (*CRFS, *OPENS, "crfs-image", "ext4"),
             image="small",
         ),
         Row(("serve", "read-all"), (*BEST, *PULLS), (PLAIN[15], TLS_15, CDN_15, MBIT_200), image="small"),

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -25,6 +26,8 @@ uint32_t crfs_major(uint64_t device) { return major(device); }
 uint32_t crfs_minor(uint64_t device) { return minor(device); }
 
 pid_t crfs_fork(void) { return fork(); }
+
+void crfs_signal_at_parents_end(int number) { prctl(PR_SET_PDEATHSIG, (unsigned long)number, 0, 0, 0); }
 
 void crfs_name_thread(const char *name) {
     char cut[16] = {0};

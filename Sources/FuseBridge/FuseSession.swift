@@ -40,6 +40,10 @@ public final class FuseSession: @unchecked Sendable {
     let interruptWatch = InterruptWatch()
     /// Files that are open and can be read in more than one way.
     let openFiles = OpenFiles()
+    /// Who asks.
+    private let streak = ClientStreak()
+    /// How the next request is waited for.
+    private let requestWait = RequestWait()
     /// The kernel agreed to passthrough, and has not refused a file since.
     let isPassthroughOn = Atomic(false)
     /// The kernel can open directories without asking, and is to.
@@ -209,7 +213,18 @@ public final class FuseSession: @unchecked Sendable {
         started()
         var buffer = unsafe fuse_buf()
         var result: CInt = 1
-        while result > 0 { result = unsafe crfs_fuse_serve_one(handle, &buffer) }
+        let descriptor = unsafe fuse_session_fd(handle)
+        let patience = UInt64(max(options.kernel.waitMicroseconds, 0)) * 1000
+        while result > 0 {
+            unsafe buffer.size = 0
+            result = unsafe crfs_fuse_serve_one(handle, &buffer)
+            // libfuse leaves the request in its buffer until it receives the next one.
+            let request = unsafe UnsafeRawBufferPointer(start: buffer.mem, count: buffer.size)
+            guard patience > 0, let head = unsafe RequestHead(request) else { continue }
+            if streak.note(head, at: monotonicNanoseconds()) {
+                requestWait.wait(descriptor, nanoseconds: patience)
+            }
+        }
         unsafe free(buffer.mem)
         if result < 0 {
             logger.error("\(options.mountPoint): reading from /dev/fuse failed: \(describeErrno(-result)): unmounting")

@@ -40,6 +40,9 @@ public struct KernelSettings: Sendable, Equatable {
     public var keepsMissing = true
     /// The kernel knows ACLs, and so keeps that a file has none (FUSE_POSIX_ACL).
     public var acls = true
+    /// How long a thread looks for the next request of a client that asks for one thing after the other, before it
+    /// sleeps; in microseconds, 0 for never (`RequestWait`).
+    public var waitMicroseconds = 50
 
     /// What a process asks for by itself.
     public init() {}
@@ -77,6 +80,7 @@ public struct KernelSettings: Sendable, Equatable {
         case "links": Self.assign(&keepsLinks, Self.switched(value))
         case "missing": Self.assign(&keepsMissing, Self.switched(value))
         case "acl": Self.assign(&acls, Self.switched(value))
+        case "wait": Self.assign(&waitMicroseconds, Int(value))
         default: false
         }
     }

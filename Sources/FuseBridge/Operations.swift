@@ -190,6 +190,8 @@ private func list(
 @c private func opGetxattr(_ request: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ size: Int) {
     guard let request = unsafe request else { return }
     let session = unsafe session(request)
+    // The kernel remembers it for the whole mount, and says EOPNOTSUPP by itself from then on.
+    guard session.fileSystem.hasXattrs else { return unsafe Reply(request).error(ENOSYS) }
     unsafe withName(name) { name in
         unsafe session.xattr(Reply(request), NodeID(rawValue: node), name, size: size)
     }
@@ -197,7 +199,10 @@ private func list(
 
 @c private func opListxattr(_ request: fuse_req_t?, _ node: fuse_ino_t, _ size: Int) {
     guard let request = unsafe request else { return }
-    unsafe session(request).xattrNames(Reply(request), NodeID(rawValue: node), size: size)
+    let session = unsafe session(request)
+    // As above.
+    guard session.fileSystem.hasXattrs else { return unsafe Reply(request).error(ENOSYS) }
+    unsafe session.xattrNames(Reply(request), NodeID(rawValue: node), size: size)
 }
 
 @c private func opStatfs(_ request: fuse_req_t?, _ node: fuse_ino_t) {

@@ -1,26 +1,55 @@
 internal import BlobIO
+internal import Glibc
 internal import LayerFormat
 internal import OCIModel
-internal import PosixIO
+public import PosixIO
 internal import Synchronization
 
-/// The tree of one mount (spec sections 1 and 2). Every operation returns at once: what needs the network is started
-/// and the caller told what to wait for. Nothing here knows of FUSE.
+/// The tree of one mount (spec sections 1 and 2): all registries, or one image. Every operation returns at once: what
+/// needs the network is started and the caller told what to wait for. Nothing here knows of FUSE.
 ///
 /// A node's number says where it belongs: number 0 is the namespace above the digests (hosts, repositories, tags), all
-/// others are immutable trees.
+/// others are immutable trees. Where the root is an image, there is no namespace: the root is the only node of number 0.
 public final class FileSystem: Sendable {
     let library: Library
     let options: FileSystemOptions
     let namespace = NamespaceTable()
-    let trees = TreeTable()
+    let trees: TreeTable
     let uses: ImageUseTable?
+    /// The image that is the root; nil: the root is the namespace.
+    public let image: NamedImage?
+    /// Its tree.
+    let root: Tree?
+    /// Whether a node can have an extended attribute. In a tree of all registries that may be at any time.
+    public let hasXattrs: Bool
 
-    /// A tree on top of what the process knows; any number of them may share a library.
+    /// A tree of all registries on top of what the process knows; any number of trees may share a library.
     public init(library: Library, options: FileSystemOptions) {
         self.library = library
         self.options = options
+        trees = TreeTable()
         uses = options.prefetch.map { ImageUseTable(library, $0) }
+        image = nil
+        root = nil
+        hasXattrs = true
+    }
+
+    /// One image, whose root directory is the root. An error is the cache directory's, which keeps the inode numbers.
+    public init(library: Library, options: FileSystemOptions, image: NamedImage) throws(SystemError) {
+        let trees = TreeTable()
+        let uses = options.prefetch.map { ImageUseTable(library, $0) }
+        root = try trees.image(
+            image.content,
+            place: image.place,
+            numbers: library.numbers,
+            use: uses?.use(image.manifest, image.content.layers)
+        )
+        self.library = library
+        self.options = options
+        self.trees = trees
+        self.uses = uses
+        self.image = image
+        hasXattrs = image.hasXattrs
     }
 
     /// What a node number refers to.
@@ -32,7 +61,10 @@ public final class FileSystem: Sendable {
     func place(_ id: NodeID) -> Place? {
         let number = UInt32(truncatingIfNeeded: id.rawValue >> 28)
         let record = UInt32(truncatingIfNeeded: id.rawValue & 0x0fff_ffff)
-        if number == 0 { return namespace.node(record).map { .namespace($0) } }
+        if number == 0 {
+            guard let root else { return namespace.node(record).map { .namespace($0) } }
+            return id == .root ? .tree(root, record: 0) : nil
+        }
         guard let tree = trees.tree(number), tree.has(record) else { return nil }
         return .tree(tree, record: record)
     }
@@ -58,7 +90,13 @@ public final class FileSystem: Sendable {
     public func attributes(_ id: NodeID) -> Outcome<(Attributes, timeout: Double)> {
         switch place(id) {
         case nil: return .failed(.stale)
-        case .tree(let tree, let record): return .ready((tree.attributes(record), timeout: Entry.unlimited))
+        case .tree(let tree, let record):
+            var attributes = tree.attributes(record)
+            if id == .root {
+                if let mode = options.rootMode { attributes.mode = S_IFDIR | mode }
+                if let group = options.rootGroup { attributes.gid = group }
+            }
+            return .ready((attributes, timeout: Entry.unlimited))
         case .namespace(let node): return .ready((attributes(of: node), timeout: Entry.unlimited))
         }
     }
@@ -149,7 +187,8 @@ public final class FileSystem: Sendable {
         let inode = node.inode
         switch node.kind {
         case .root:
-            return Attributes(inode: inode, mode: 0o040000 | options.rootMode, linkCount: 4, gid: options.rootGroup)
+            let mode = S_IFDIR | (options.rootMode ?? 0o755)
+            return Attributes(inode: inode, mode: mode, linkCount: 4, gid: options.rootGroup ?? 0)
         case .view, .local, .host, .repository, .manifest:
             return Attributes(inode: inode, mode: 0o040755, linkCount: 2)
         case .symlink(let target): return Attributes(inode: inode, mode: 0o120777, size: UInt64(target.count))

@@ -11,10 +11,10 @@ public struct FileSystemOptions: Sendable {
     public var listedHosts: [RegistryHost] = []
     /// Patterns (fnmatch(3)) of the hosts that the tree shows; empty: all.
     public var allowedHosts: [String] = []
-    /// Mode bits of the mount's root.
-    public var rootMode: UInt32 = 0o755
-    /// Group of the mount's root.
-    public var rootGroup: UInt32 = 0
+    /// Mode bits of the mount's root; nil: 0755, or where the root is an image what that says.
+    public var rootMode: UInt32?
+    /// Group of the mount's root; nil: 0, or where the root is an image what that says.
+    public var rootGroup: UInt32?
     /// Show `user.overlay.opaque` beside `trusted.overlay.opaque`.
     public var userXattr = false
     /// What is fetched ahead of readers and taken down of them; nil: nothing (commands that only look).

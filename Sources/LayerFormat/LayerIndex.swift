@@ -61,6 +61,8 @@ public final class LayerIndex: Sendable {
     public var prefetchEnd: UInt64? {
         file.header.prefetchEnd == .max ? nil : file.header.prefetchEnd
     }
+    /// Whether any record has xattrs.
+    public var hasXattrs: Bool { file.byteCount(of: .xattrs) > 0 }
     /// How many node records there are; record numbers are below it.
     public var recordCount: Int { Int(file.header.recordCount) }
     /// How many chunks there are; chunk numbers are below it.

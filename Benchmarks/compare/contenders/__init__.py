@@ -1,7 +1,7 @@
 """Everything that is compared; see base.py for the interface."""
 
 from compare.contenders.bounds import Erofs, Squashfuse, Tree
-from compare.contenders.crfs import Crfs, CrfsBackground, CrfsOpenDaemon, CrfsOpenNone
+from compare.contenders.crfs import Crfs, CrfsBackground, CrfsImage, CrfsOpenDaemon, CrfsOpenNone
 from compare.contenders.pulls import Containerd, CurlTar, Podman
 from compare.contenders.stargz import Stargz, StargzBackground, StargzLargeChunks
 
@@ -11,6 +11,7 @@ ALL = (
     CrfsBackground,
     CrfsOpenNone,
     CrfsOpenDaemon,
+    CrfsImage,
     Stargz,
     StargzBackground,
     StargzLargeChunks,

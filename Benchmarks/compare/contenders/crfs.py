@@ -15,6 +15,7 @@ FEATURES = {
     "profile": ("profiles", (), "profile"),
     "open": ("the option --open", ("mount",), "--open"),
     "index": ("published indexes", (), "index"),
+    "image": ("mounts of one image", ("mount",), "--image"),
 }
 # Formats that a version may not read, by variant; and how crfs says that.
 FORMATS = {"gzip": "plain gzip layers", "zstdchunked": "zstd:chunked"}
@@ -81,9 +82,13 @@ class Crfs(base.Daemon):
         line += ["--foreground", "--local-dir", self.directory("local"), *self.options]
         if self.background in help_words("mount"):
             line.append(self.background)
-        root = f"{point}/images/{origin.host}/{image.reference_repo}/{image.variants[variant]}/"
-        seconds = self.serve([*line, point], root, origin, limit)
+        what, root = self.shown(point, image, origin, variant)
+        seconds = self.serve([*line, *what, point], root, origin, limit)
         return base.Mounted(root, [root], seconds)
+
+    def shown(self, point, image, origin, variant):
+        """Options that say what is mounted, and where the image's root is then."""
+        return (), f"{point}/images/{origin.host}/{image.reference_repo}/{image.variants[variant]}/"
 
     def require(self, image, origin, variant, limit):
         if variant not in self.reads:
@@ -177,3 +182,12 @@ class CrfsOpenDaemon(Crfs):
     about = "crfs with `--open=daemon`: opening a file reaches the daemon, which may hand it to the kernel"
     needs = ("open",)
     options = ("--open=daemon",)
+
+
+class CrfsImage(Crfs):
+    name = "crfs-image"
+    about = "crfs with `--image`: the mount is of the image alone"
+    needs = ("image",)
+
+    def shown(self, point, image, origin, variant):
+        return ("--image", f"{origin.host}/{image.reference_repo}:{image.variants[variant]}"), f"{point}/"

@@ -20,6 +20,9 @@ uint32_t crfs_minor(uint64_t device);
 // fork(2), which Swift declares unavailable: only for a process that has one thread.
 pid_t crfs_fork(void);
 
+// prctl(2), PR_SET_PDEATHSIG: the signal that comes when the parent ends; 0: none.
+void crfs_signal_at_parents_end(int number);
+
 // pthread_setname_np(3) for the calling thread, cut to the 15 bytes that the kernel keeps.
 void crfs_name_thread(const char *name);
 

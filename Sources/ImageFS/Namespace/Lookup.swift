@@ -1,7 +1,7 @@
 internal import BlobIO
 internal import Glibc
 internal import LayerFormat
-internal import OCIModel
+public import OCIModel
 internal import PosixIO
 
 // The look-up rules of spec section 1, for the names above the digests.
@@ -62,8 +62,7 @@ extension FileSystem {
 
     /// Whether `--allow-host` lets the tree show a host.
     func isAllowed(_ host: RegistryHost) -> Bool {
-        options.allowedHosts.isEmpty
-            || options.allowedHosts.contains { pattern in unsafe fnmatch(pattern.lowercased(), host.name, 0) == 0 }
+        host.isAllowed(by: options.allowedHosts)
     }
 
     private func lookUpFirstComponent(
@@ -200,36 +199,17 @@ extension FileSystem {
         case .failed(let error): return .failed(error)
         case .ready(let image):
             do throws(SystemError) {
-                let tree = try imageTree(
+                let tree = try trees.image(
                     image,
                     place: "\(node.place)/\(stored.digest.directoryName)",
-                    manifest: stored.digest
+                    numbers: library.numbers,
+                    use: uses?.use(stored.digest, image.layers)
                 )
                 return .ready(tree.entry(0))
             } catch {
                 return .failed(FSError(error))
             }
         }
-    }
-
-    private func imageTree(_ image: OpenImage, place: String, manifest: Digest) throws(SystemError) -> Tree {
-        let number = try library.numbers.number(for: "D \(place)")
-        if let tree = trees.tree(number) { return tree }
-        var nodes: [UInt32] = []
-        for layer in image.layers { nodes.append(try layerNodes(layer, localFile: nil)) }
-        let use = uses?.use(manifest, image.layers)
-        return trees.tree(number) { Tree(number: number, content: .image(image, nodes: nodes), use: use) }
-    }
-
-    /// The number of a layer's own nodes; their tree exists from then on.
-    private func layerNodes(
-        _ layer: Layer,
-        localFile: (path: String, identity: LocalFileIdentity)?
-    ) throws(SystemError) -> UInt32 {
-        // A layer without a promised TOC can be indexed in more than one way; each way has its own records.
-        let number = try library.numbers.number(for: "L \(layer.digest) \(layer.index.tocDigest)")
-        _ = trees.tree(number) { Tree(number: number, content: .layerNodes(layer), localFile: localFile) }
-        return number
     }
 
     private func layerTree(
@@ -240,7 +220,7 @@ extension FileSystem {
     ) throws(SystemError) -> Tree {
         let number = try library.numbers.number(for: "D \(place)")
         if let tree = trees.tree(number) { return tree }
-        let nodes = try layerNodes(layer, localFile: localFile)
+        let nodes = try trees.layerNodes(layer, localFile: localFile, numbers: library.numbers)
         let use = manifest.flatMap { uses?.use($0, [layer]) }
         return trees.tree(number) {
             Tree(number: number, content: .layerDirectories(layer, nodes: nodes), localFile: localFile, use: use)
@@ -302,6 +282,13 @@ extension FileSystem {
                 return .failed(FSError(error))
             }
         }
+    }
+}
+
+extension RegistryHost {
+    /// Whether one of the patterns (fnmatch(3)) fits, or there are none.
+    public func isAllowed(by patterns: [String]) -> Bool {
+        patterns.isEmpty || patterns.contains { pattern in unsafe fnmatch(pattern.lowercased(), name, 0) == 0 }
     }
 }
 

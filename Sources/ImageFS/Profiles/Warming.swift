@@ -53,8 +53,9 @@ extension Library {
     public func warm(
         _ request: WarmRequest,
         progress: @escaping @Sendable (WarmProgress) -> Bool
-    ) async throws(FSError) -> WarmReport {
-        let (manifest, layers) = try await openImage(request.reference, platform: request.platform)
+    ) async throws(ImageError) -> WarmReport {
+        let image = try await openImage(request.reference, platform: request.platform)
+        let (manifest, layers) = (image.manifest, image.content.layers)
         var report = WarmReport(
             manifest: manifest,
             missing: 0,

@@ -1,5 +1,6 @@
 internal import BlobIO
 internal import LayerFormat
+internal import PosixIO
 internal import Synchronization
 
 /// The trees of a mount by their numbers.
@@ -21,6 +22,34 @@ final class TreeTable: Sendable {
             trees[number] = made
             return made
         }
+    }
+
+    /// The tree of an image at a place, and of its layers' own nodes, made on first use.
+    ///
+    /// - Parameter use: asked for when the tree is made.
+    func image(
+        _ image: OpenImage,
+        place: String,
+        numbers: NumberTable,
+        use: @autoclosure () -> ImageUse?
+    ) throws(SystemError) -> Tree {
+        let number = try numbers.number(for: "D \(place)")
+        if let tree = tree(number) { return tree }
+        var nodes: [UInt32] = []
+        for layer in image.layers { nodes.append(try layerNodes(layer, localFile: nil, numbers: numbers)) }
+        return tree(number) { Tree(number: number, content: .image(image, nodes: nodes), use: use()) }
+    }
+
+    /// The number of a layer's own nodes; their tree exists from then on.
+    func layerNodes(
+        _ layer: Layer,
+        localFile: (path: String, identity: LocalFileIdentity)?,
+        numbers: NumberTable
+    ) throws(SystemError) -> UInt32 {
+        // A layer without a promised TOC can be indexed in more than one way; each way has its own records.
+        let number = try numbers.number(for: "L \(layer.digest) \(layer.index.tocDigest)")
+        _ = tree(number) { Tree(number: number, content: .layerNodes(layer), localFile: localFile) }
+        return number
     }
 
     /// How many records all trees hold.

@@ -12,7 +12,7 @@ internal import PosixIO
 struct MountCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mount",
-        abstract: "Mount the tree of all registries (the default command).",
+        abstract: "Mount the tree of all registries, or one image (the default command).",
         discussion: """
             Returns once the mount serves, unless --foreground is given. SIGTERM and SIGINT unmount; a second one \
             forces it.
@@ -22,6 +22,11 @@ struct MountCommand: ParsableCommand {
             --insecure-registry, --index, --index-from, --index-digest, --tag-ttl, --deadline, --cache-size, \
             --memory-cache) are then as it has them.
 
+            With --image the mount point is the root directory of that image, as a pull would have unpacked it; the \
+            command waits until the image is open. A tag that moves later does not matter to the mount. --local-dir, \
+            --list-host and --userxattr are for the other tree and without effect; a host that --allow-host leaves out \
+            is refused.
+
             Who may enter the mount can read whatever crfs can pull. On machines of several users narrow it with \
             --mount-mode, --mount-gid and --allow-host.
             """
@@ -29,6 +34,11 @@ struct MountCommand: ParsableCommand {
 
     @Argument(help: ArgumentHelp("Directory to mount over.", valueName: "mountpoint"))
     var mountPoint = "/crfs"
+
+    @Option(
+        help: ArgumentHelp("Mount this image alone, its root directory at the mount point.", valueName: "reference")
+    )
+    var image: String?
 
     @Flag(help: "Stay in the foreground.")
     var foreground = false
@@ -51,10 +61,20 @@ struct MountCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Also list this host. May be repeated.", valueName: "host"))
     var listHost: [String] = []
 
-    @Option(help: ArgumentHelp("Mode of the mount's root: 0755, 0750 or 0700.", valueName: "mode"))
-    var mountMode = MountMode(bits: 0o755)
+    @Option(
+        help: ArgumentHelp(
+            "Mode of the mount's root: 0755, 0750 or 0700 (default: 0755, with --image as the image has it).",
+            valueName: "mode"
+        )
+    )
+    var mountMode: MountMode?
 
-    @Option(help: ArgumentHelp("Group of the mount's root.", valueName: "gid"))
+    @Option(
+        help: ArgumentHelp(
+            "Group of the mount's root (default: that of the process, with --image as the image has it).",
+            valueName: "gid"
+        )
+    )
     var mountGid: UInt32?
 
     @Flag(help: "Let set-user-id and set-group-id bits count.")
@@ -104,6 +124,13 @@ struct MountCommand: ParsableCommand {
     func validate() throws {
         for name in listHost where RegistryHost(name) == nil {
             throw ValidationError("--list-host: \(name) is no host.")
+        }
+        guard let image else { return }
+        guard let reference = ImageReference(image) else {
+            throw ValidationError("--image: \(image) is no image reference.")
+        }
+        guard reference.repository.host.isAllowed(by: allowHost) else {
+            throw ValidationError("--image: --allow-host leaves \(reference.repository.host) out.")
         }
     }
 
@@ -159,11 +186,13 @@ struct MountCommand: ParsableCommand {
             metricsServer = try metrics.map { try MetricsServer($0) }
             let stack = try Stack(access, state: state, use: .serving)
             let fuse = try fuseOptions()
+            let image = try openImage(stack, signals)
             owner = Owner(stack, options: access.processOptions.merging(["metrics": metrics ?? ""]) { $1 })
             _ = try owner.serve(
                 FuseMount(fuse),
-                settings(),
+                settings(image: image.map { "\($0.pinned)" }),
                 fuse,
+                image: image,
                 process: getpid(),
                 isForeground: foreground
             )
@@ -182,6 +211,58 @@ struct MountCommand: ParsableCommand {
         server?.stop()
         owner.stack.blobs.settle()
         if let summary = prefetchSummary(owner.stack.blobs.prefetchStatistics) { logger.notice("\(summary)") }
+    }
+
+    // MARK: The image
+
+    /// Opens the image of `--image` here; nil without one. Nothing is mounted before.
+    private func openImage(_ stack: Stack, _ signals: ServingSignals) throws -> NamedImage? {
+        guard let image else { return nil }
+        let request = ImageRequest(image: image, platform: access.platform.description)
+        let cancelled = Completion()
+        return try waitForImage(signals, cancel: { cancelled.finish() }) {
+            try request.run(stack, cancelled: cancelled)
+        }
+    }
+
+    /// Has the owner of the cache directory open it. Gives the reference with its digest.
+    private func askForImage(_ channel: ControlChannel, _ signals: ServingSignals?) throws -> String? {
+        guard let image else { return nil }
+        let request = ImageRequest(image: image, platform: access.platform.description)
+        let answer: ImageAnswer = try waitForImage(signals, cancel: { channel.hangUp() }) {
+            try channel.call(ImageRequest.name, request)
+        }
+        return answer.image
+    }
+
+    /// Does what can take as long as a registry takes, or a layer without an index. A signal ends it, and so does the end
+    /// of the process that started this one in the background: nobody would know of the mount that it was to become.
+    private func waitForImage<Answer: Sendable>(
+        _ signals: ServingSignals?,
+        cancel: () -> Void,
+        _ body: @escaping @Sendable () throws -> Answer
+    ) throws -> Answer {
+        if !foreground { Daemon.endWithStarter(true) }
+        defer { if !foreground { Daemon.endWithStarter(false) } }
+        guard let signals else { return try body() }
+        let outcome = Monitor<Result<Answer, any Error>?>(nil)
+        let isCancelled = Monitor(false)
+        signals.wait(
+            nil,
+            for: {
+                let result = Result { try body() }
+                outcome.withLock { $0 = result }
+            },
+            unmount: {
+                isCancelled.withLock { $0 = true }
+                cancel()
+            },
+            abort: {}
+        )
+        guard !isCancelled.withLock({ $0 }), let result = outcome.withLock({ $0 }) else {
+            throw ImageRequest.interrupted
+        }
+        return try result.get()
     }
 
     /// The mount is worth more than the socket: without one it serves all the same.
@@ -208,6 +289,9 @@ struct MountCommand: ParsableCommand {
                     + "\(metrics): leave --metrics out, or choose another --cache-dir"
             )
         }
+        let image = try askForImage(channel, signals)
+        // A connection is for one request.
+        let channel = image == nil ? channel : try ControlChannel(directory: access.cacheDirectory)
         let fuse: FuseOptions
         let mount: FuseMount
         do throws(FuseError) {
@@ -217,7 +301,7 @@ struct MountCommand: ParsableCommand {
             throw CommandError("\(error)")
         }
         do {
-            try handOver(mount, readAheadKiB: fuse.readAheadKiB, channel, signals)
+            try handOver(mount, image, readAheadKiB: fuse.readAheadKiB, channel, signals)
         } catch {
             // Of no use without somebody who serves it.
             mount.abandon()
@@ -227,6 +311,7 @@ struct MountCommand: ParsableCommand {
 
     private func handOver(
         _ mount: borrowing FuseMount,
+        _ image: String?,
         readAheadKiB: Int?,
         _ channel: ControlChannel,
         _ signals: ServingSignals?
@@ -234,7 +319,7 @@ struct MountCommand: ParsableCommand {
         let request = MountRequest(
             point: mount.mountPoint,
             device: mount.device,
-            settings: settings(),
+            settings: settings(image: image),
             debug: fuseDebug,
             readAheadKiB: readAheadKiB,
             openMode: open.rawValue,
@@ -287,14 +372,16 @@ struct MountCommand: ParsableCommand {
         }
     }
 
-    private func settings() -> MountSettings {
+    /// - Parameter image: the image that is the root, by its digest.
+    private func settings(image: String?) -> MountSettings {
         MountSettings(
+            image: image,
             platform: access.platform.description,
             localDirectory: absolutePath(localDir),
             listedHosts: listHost + access.registry.insecureRegistry,
             allowedHosts: allowHost,
-            rootMode: mountMode.bits,
-            rootGroup: mountGid ?? getegid(),
+            rootMode: mountMode?.bits ?? (image == nil ? 0o755 : nil),
+            rootGroup: mountGid ?? (image == nil ? getegid() : nil),
             userXattr: userxattr,
             job: prefetching.key.job ?? "",
             background: prefetching.background,
@@ -328,14 +415,8 @@ extension PassthroughMode: ExpressibleByArgument {}
 struct MountMode: ExpressibleByArgument {
     let bits: UInt32
 
-    init(bits: UInt32) {
-        self.bits = bits
-    }
-
     init?(argument: String) {
         guard let bits = UInt32(argument, radix: 8), [0o755, 0o750, 0o700].contains(bits) else { return nil }
         self.bits = bits
     }
-
-    var defaultValueDescription: String { "0" + String(bits, radix: 8) }
 }

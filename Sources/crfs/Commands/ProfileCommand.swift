@@ -85,8 +85,8 @@ struct ProfileChoice: ParsableArguments {
         if let digest = reference.digest, store.keys().contains(where: { $0.manifest == digest }) { return digest }
         let library = try Stack.reading(access, purpose: "profile").library
         let platform = access.platform
-        let result = runBlocking { () -> Result<Digest, FSError> in
-            do throws(FSError) {
+        let result = runBlocking { () -> Result<Digest, ImageError> in
+            do throws(ImageError) {
                 return .success(try await library.manifestDigest(reference, platform: platform))
             } catch {
                 return .failure(error)
@@ -94,7 +94,7 @@ struct ProfileChoice: ParsableArguments {
         }
         switch result {
         case .success(let digest): return digest
-        case .failure(let error): throw CommandError("\(reference): \(error.reason)")
+        case .failure(let error): throw CommandError("\(reference): \(error)")
         }
     }
 }

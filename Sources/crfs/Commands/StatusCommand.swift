@@ -55,7 +55,8 @@ extension StatusReport {
             ("cache", cacheDirectory),
         ]
         for mount in mounts {
-            var text = "\(mount.point), since \(utcText(mount.since)) UTC"
+            let image = mount.image.map { " of \($0)" } ?? ""
+            var text = "\(mount.point)\(image), since \(utcText(mount.since)) UTC"
             if mount.passthrough {
                 text += ", opens answered, passthrough"
             } else if mount.openMode == "daemon" {

@@ -47,10 +47,13 @@ final class Owner: Sendable {
     var mounts: [Mount] { state.withLock { $0.mounts } }
 
     /// Serves a mount that was made, here or elsewhere. Returns when the kernel has the answer to INIT.
+    ///
+    /// - Parameter image: the root; nil: the tree of all registries.
     func serve(
         _ mount: consuming FuseMount,
         _ settings: MountSettings,
         _ options: FuseOptions,
+        image: NamedImage?,
         process: Int32,
         isForeground: Bool
     ) throws -> Mount {
@@ -59,8 +62,13 @@ final class Owner: Sendable {
             throw Owner.ending
         }
         defer { endUse() }
-        let treeOptions = try settings.fileSystemOptions(cacheBytes: stack.contentBytes)
-        let fileSystem = FileSystem(library: stack.library, options: treeOptions)
+        let fileSystem: FileSystem
+        do {
+            fileSystem = try makeFileSystem(settings, image)
+        } catch {
+            mount.abandon()
+            throw error
+        }
         let session = try FuseSession(
             fileSystem: fileSystem,
             options: options,
@@ -88,11 +96,22 @@ final class Owner: Sendable {
         }
         stack.logger.notice("serving \(session.options.mountPoint)")
         startThread(named: "mount-\(added.number)") { self.watch(added) }
+        fileSystem.beginPrefetch()
         for reference in settings.prefetch.compactMap({ ImageReference($0) }) {
             Task { await fileSystem.prefetch(reference) }
         }
         if isEnding { unmount(added, .plain) }
         return added
+    }
+
+    private func makeFileSystem(_ settings: MountSettings, _ image: NamedImage?) throws -> FileSystem {
+        let options = try settings.fileSystemOptions(cacheBytes: stack.contentBytes)
+        guard let image else { return FileSystem(library: stack.library, options: options) }
+        do throws(SystemError) {
+            return try FileSystem(library: stack.library, options: options, image: image)
+        } catch {
+            throw CommandError("cannot keep inode numbers in the cache directory: \(error)")
+        }
     }
 
     private func watch(_ mount: Mount) {
@@ -165,6 +184,11 @@ final class Owner: Sendable {
             ControlRequest("owner", NoValue.self) { _, _ in
                 OwnerInfo(version: Version.text, process: getpid(), options: self.options)
             },
+            ControlRequest(ImageRequest.name, ImageRequest.self) { request, call in
+                try self.whileOwning {
+                    ImageAnswer(image: "\(try request.run(self.stack, cancelled: call.cancelled).pinned)")
+                }
+            },
             ControlRequest("mount", MountRequest.self) { request, call in try self.mount(request, call) },
             ControlRequest("unmount", UnmountRequest.self) { request, _ in try self.unmount(request) },
             ControlRequest("status", NoValue.self) { _, _ in self.status() },
@@ -210,10 +234,16 @@ final class Owner: Sendable {
         options.readAheadKiB = request.readAheadKiB
         options.openMode = OpenMode(rawValue: request.openMode) ?? options.openMode
         options.passthrough = PassthroughMode(rawValue: request.passthrough) ?? options.passthrough
+        // Open since the client asked for it.
+        let image = try request.settings.image.map { image in
+            try ImageRequest(image: image, platform: request.settings.platform)
+                .run(stack, cancelled: call.cancelled)
+        }
         let served = try serve(
             mount,
             request.settings,
             options,
+            image: image,
             process: call.process,
             isForeground: request.isForeground
         )
@@ -240,12 +270,16 @@ final class Owner: Sendable {
 
 /// What a mount shows, in the form in which it travels: the options of one mount point.
 struct MountSettings: Codable, Sendable {
+    /// The image that is the root, by its digest; nil: the tree of all registries.
+    var image: String?
     var platform: String
     var localDirectory: String
     var listedHosts: [String]
     var allowedHosts: [String]
-    var rootMode: UInt32
-    var rootGroup: UInt32
+    /// Nil: as the image has it.
+    var rootMode: UInt32?
+    /// The same.
+    var rootGroup: UInt32?
     var userXattr: Bool
     /// `--job`; empty: none.
     var job: String
@@ -260,7 +294,7 @@ struct MountSettings: Codable, Sendable {
         options.platform = platform
         options.listedHosts = listedHosts.compactMap { RegistryHost($0) }
         options.allowedHosts = allowedHosts
-        options.rootMode = rootMode & 0o777
+        options.rootMode = rootMode.map { $0 & 0o777 }
         options.rootGroup = rootGroup
         options.userXattr = userXattr
         guard job.isEmpty || Profile.isJobKey(job) else { throw CommandError("\(job) is no job key") }

@@ -12,6 +12,10 @@ internal import PosixIO
 struct StatusReport: Codable {
     struct Mount: Codable {
         var point: String
+        /// The image that is the root, with its tag or else its digest; nil: the tree of all registries.
+        var image: String?
+        /// The digest of its manifest.
+        var manifest: String?
         var process: Int32
         var isForeground: Bool
         /// Seconds since 1970.
@@ -23,7 +27,7 @@ struct StatusReport: Codable {
         var waits: Waits
 
         enum CodingKeys: String, CodingKey {
-            case point, process, passthrough, waits
+            case point, image, manifest, process, passthrough, waits
             case openMode = "open"
             case isForeground = "foreground"
             case since = "since_unix_seconds"
@@ -250,6 +254,8 @@ extension Owner {
             mounts: mounts.map { mount in
                 StatusReport.Mount(
                     point: mount.session.options.mountPoint,
+                    image: mount.fileSystem.image?.name,
+                    manifest: (mount.fileSystem.image?.manifest).map { "\($0)" },
                     process: mount.process,
                     isForeground: mount.isForeground,
                     since: mount.since,

@@ -15,7 +15,7 @@ struct WarmQuery: Codable, Sendable {
 
     private struct State: Sendable {
         var progress: WarmProgress?
-        var result: Result<WarmReport, FSError>?
+        var result: Result<WarmReport, ImageError>?
         var isCancelled = false
     }
 
@@ -30,8 +30,8 @@ struct WarmQuery: Codable, Sendable {
         request.job = job
         let state = Monitor(State())
         let task = Task { [library = stack.library, request] in
-            let result: Result<WarmReport, FSError>
-            do throws(FSError) {
+            let result: Result<WarmReport, ImageError>
+            do throws(ImageError) {
                 result = .success(
                     try await library.warm(request) { progress in
                         state.withLock { state in
@@ -64,7 +64,7 @@ struct WarmQuery: Codable, Sendable {
             switch now.result {
             case nil: continue
             case .success(let report): return WarmAnswer(report, limit: stack.cacheBytes)
-            case .failure(let error): throw CommandError(error.reason)
+            case .failure(let error): throw CommandError("\(error)")
             }
         }
     }

@@ -44,6 +44,11 @@ enum Daemon {
         return Report(writing)
     }
 
+    /// Whether SIGTERM comes when the process that started this one ends. Not for ever: that one ends with the report.
+    static func endWithStarter(_ isOn: Bool) {
+        crfs_signal_at_parents_end(isOn ? SIGTERM : 0)
+    }
+
     /// Sends standard output and error to the log; for the owner of the cache directory, which alone writes there.
     static func useLog(_ path: String) throws {
         let log = try openLog(path)
