@@ -37,11 +37,14 @@ void crfs_name_thread(const char *name) {
 
 void crfs_configure_malloc(void) {
     mallopt(M_ARENA_MAX, 2);
-    // A fixed threshold: glibc raises it otherwise each time a large block is freed, and chunks stay in the heap. Below it
-    // blocks come from the heap, whose pages need not be cleared by the kernel each time: most members and requests.
-    mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);
-    mallopt(M_TRIM_THRESHOLD, 8 * 1024 * 1024);
+    // Fixed thresholds: glibc raises the first otherwise each time a large block is freed. Below it blocks come from the heap,
+    // whose pages need not be cleared by the kernel each time: requests, members, and chunks of 4 MiB. The second is more
+    // than what is on its way rises and falls by, so that pages stay while bytes come; docs/decisions/0022.
+    mallopt(M_MMAP_THRESHOLD, 8 * 1024 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 24 * 1024 * 1024);
 }
+
+void crfs_release_free_memory(void) { malloc_trim(0); }
 
 int crfs_spawn_piped(const char *program, const char *argument, int *input, int *output, int *pid) {
     int in[2], out[2];

@@ -107,22 +107,19 @@ extension BlobIO {
         _ link: LinkEstimate
     ) -> (end: UInt64, bytes: UInt64) {
         let map = IndexMembers(index: layer.index)
-        let span = FetchPlanner.streamSpan(link)
         var end = offset
         var total: UInt64 = 0
         // A step that finds nothing new passes what is there.
-        for _ in 0..<bytes / span + 4 where total < bytes {
+        for _ in 0..<bytes / FetchPlanner.streamSpan + 4 where total < bytes {
             let room = aheadRoom(layer)
-            let step = min(bytes - total, span, room)
-            guard step > 0 else { break }
+            guard let step = FetchPlanner.streamStep(wanted: bytes, sent: total, room: room, limits) else { break }
             var found = FetchPlanner.Found(end: end)
             let (items, flights) = claim(layer) { isAbsent in
                 found = FetchPlanner.following(
                     map,
                     from: end,
                     bytes: step,
-                    // Without one larger member there would be nothing ahead in a layer of large chunks.
-                    largestFirst: total == 0 ? min(limits.mostWidening, room) : step,
+                    largestFirst: FetchPlanner.largestFirst(step: step, sent: total, room: room, limits),
                     bridge: nil,
                     reason: .ahead,
                     isAbsent: isAbsent
@@ -193,41 +190,41 @@ extension BlobIO {
         let spans = FetchPlanner.spans(
             items,
             bridge: limits.mostWidening > 0 ? FetchPlanner.bridge(link) : 0,
-            streamSpan: max(FetchPlanner.streamSpan(link), limits.mostWidening),
+            streamSpan: max(FetchPlanner.streamSpan, limits.mostWidening),
             mostNear: mostNear
         )
         for span in spans {
             let members = Array(flights[span.items])
             let end = members.reduce(span.range.end) { max($0, $1.range.end) }
             let range = ByteRange(offset: span.range.offset, count: end - span.range.offset)
-            Task { await self.fly(layer, members, range, span.isDemand ? .demand : .profile, isSecond: false) }
+            let request = assemble(range, members, isSecond: false)
+            Task { await self.fly(layer, request, span.isDemand ? .demand : .profile, isSecond: false) }
         }
     }
 
-    /// Fetches the members of one request, and hands each to the workers when it is there.
-    func fly(
-        _ layer: Layer,
-        _ flights: [Flight],
-        _ range: ByteRange,
-        _ priority: TransferPriority,
-        isSecond: Bool
-    ) async {
-        counters.requests.add(1, ordering: .relaxed)
-        if priority == .demand { counters.demandRequests.add(1, ordering: .relaxed) }
-        let span = SpanAssembler(range, flights) { flight, bytes in
+    /// What takes the bytes of one request, and hands each member to the workers when it is there.
+    func assemble(_ range: ByteRange, _ flights: [Flight], isSecond: Bool) -> SpanAssembler {
+        SpanAssembler(range, flights) { flight, bytes in
             self.schedule(self.landing.append(flight, Flight.Arrival(bytes: bytes, isSecond: isSecond)))
         }
+    }
+
+    /// Fetches the members of one request. Holds no flight beside `span`: each is memory until it is over.
+    func fly(_ layer: Layer, _ span: SpanAssembler, _ priority: TransferPriority, isSecond: Bool) async {
+        counters.requests.add(1, ordering: .relaxed)
+        if priority == .demand { counters.demandRequests.add(1, ordering: .relaxed) }
         do throws(BlobError) {
             try await layer.fetch(span, priority, fresh: isSecond)
         } catch {
             for flight in span.unfinished { fail(flight, error) }
         }
-        counters.bytesFetched.add(range.count - span.rest.count, ordering: .relaxed)
+        counters.bytesFetched.add(span.range.count - span.rest.count, ordering: .relaxed)
     }
 
     /// Asks once more for a member that came wrong.
     private func flyAgain(_ flight: Flight) {
-        Task { await self.fly(flight.layer, [flight], flight.range, .demand, isSecond: true) }
+        let request = assemble(flight.range, [flight], isSecond: true)
+        Task { [layer = flight.layer] in await self.fly(layer, request, .demand, isSecond: true) }
     }
 
     /// Lets threads do what is due.

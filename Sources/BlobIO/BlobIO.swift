@@ -43,8 +43,9 @@ public final class BlobIO: Sendable {
     let decoder = MemberDecoder()
     /// Inflates and checks what readers wait for; reads local files.
     let workers: WorkerPool
-    /// Inflates what nobody waits for, and packs, with what the processor has left.
-    let background = WorkerPool(named: "crfs-pack", threads: 1, priority: .low)
+    /// Inflates what nobody waits for, and packs, with what the processor has left. When nothing comes any more, the memory
+    /// for what comes is given back.
+    let background = WorkerPool(named: "crfs-pack", threads: 1, priority: .low, whenIdle: { releaseFreeMemory() })
     let log: LimitedLog
     let counters = Counters()
     let landing = LandingQueue()
@@ -61,13 +62,9 @@ public final class BlobIO: Sendable {
     private let registry: RegistryClient?
     private let externalTOCs: ExternalTOCs?
 
-    /// What fits the store. Where the disk keeps what has come, memory is for what is on its way alone.
     private static func limits(_ options: BlobIOOptions) -> FetchLimits {
         let memory = UInt64(max(0, options.memoryCacheBytes))
-        guard options.chunkDirectory != nil else { return .store(of: memory) }
-        var limits = FetchLimits.store(of: max(memory, 128 << 20))
-        limits.mostWidening = min(limits.mostWidening, 4 << 20)
-        return limits
+        return options.chunkDirectory == nil ? .store(of: memory) : .besideDisk(memory: memory)
     }
 
     /// The read path of a process; starts its threads.

@@ -33,6 +33,16 @@ struct FetchLimits: Sendable, Equatable {
         limits.leastWidening = min(limits.leastWidening, limits.mostWidening)
         return limits
     }
+    /// Beside a store on disk, which keeps what has come: memory, of which chunks may take this much, is for what is on its
+    /// way alone.
+    static func besideDisk(memory: UInt64) -> FetchLimits {
+        var limits = FetchLimits.store(of: max(memory, 128 << 20))
+        limits.mostWidening = min(limits.mostWidening, 4 << 20)
+        // A layer's next request comes while the members of the one before are inflated.
+        limits.mostInFlight = 12 << 20
+        limits.mostAhead = 16 << 20
+        return limits
+    }
 }
 
 /// The members of a layer in the order of the blob, by position. Positions that follow each other can have the same
@@ -111,9 +121,32 @@ enum FetchPlanner {
         min(max(roundTripWorth(link), 4 << 10), 128 << 10)
     }
 
-    /// Bytes of a request that runs ahead of readers: large enough that its round trip does not matter.
-    static func streamSpan(_ link: LinkEstimate) -> UInt64 {
-        min(max(2 * roundTripWorth(link), 1 << 20), 4 << 20)
+    /// Bytes of a request that runs ahead of readers: large enough that neither its round trip matters nor what a server
+    /// does for each request (docker-registry: 3 ms of processor, docs/decisions/0022-reading-everything.md).
+    static let streamSpan: UInt64 = 4 << 20
+
+    /// The bytes of the next request that runs ahead of readers; nil while there is room for a part of it only, or when
+    /// what is left of a large order is little: that comes with the next one. It would be many small requests else, each for
+    /// what has landed since the one before.
+    ///
+    /// - Parameters:
+    ///   - wanted: how much is to be fetched ahead now.
+    ///   - sent: of that, what was asked for.
+    ///   - room: what may be sent for now.
+    static func streamStep(wanted: UInt64, sent: UInt64, room: UInt64, _ limits: FetchLimits) -> UInt64? {
+        let rest = wanted - min(wanted, sent)
+        let most = min(streamSpan, limits.mostInFlight * 3 / 8)
+        let step = min(rest, most)
+        guard step > 0, step <= room, sent < most || step > most / 2 else { return nil }
+        return step
+    }
+
+    /// Up to what size the first member of such a request is taken although it is larger than the step. Without one larger
+    /// member there would be nothing ahead in a layer of large chunks, and one of 4 MiB that does not get smaller takes
+    /// some bytes more than that.
+    static func largestFirst(step: UInt64, sent: UInt64, room: UInt64, _ limits: FetchLimits) -> UInt64 {
+        if sent == 0 { return min(max(2 * step, limits.mostWidening), room) }
+        return step > streamSpan / 2 ? min(2 * step, room) : step
     }
 
     /// What a walk along the blob found.

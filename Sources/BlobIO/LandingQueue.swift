@@ -24,14 +24,15 @@ final class LandingQueue: Sendable {
     }
 
     private struct Line<Element> {
-        private var items: [Element] = []
+        /// Those before `head` are nil: what was taken out is held by whoever took it alone, and is memory.
+        private var items: [Element?] = []
         private var head = 0
 
         mutating func append(_ item: Element) { items.append(item) }
 
         mutating func popFirst() -> Element? {
             guard head < items.count else { return nil }
-            let item = items[head]
+            let item = items[head].take()
             head += 1
             if head == items.count || head >= 256 {
                 items.removeFirst(head)
@@ -46,9 +47,16 @@ final class LandingQueue: Sendable {
         let member: DecodedMember
     }
 
+    /// A member that nobody waited for when it came. It is not held: the table of flights has it until it is packed, and
+    /// where a reader came for it, that can be long before its turn here.
+    private struct Other {
+        weak var flight: Flight?
+        let bytes: Int
+    }
+
     private struct State {
         var urgent = Line<Flight>()
-        var others = Line<(flight: Flight, bytes: Int)>()
+        var others = Line<Other>()
         var landed = Line<Landed>()
         /// What `others` holds, as it came. What was promoted since counts until its turn comes.
         var bytesWaiting = 0
@@ -85,7 +93,7 @@ final class LandingQueue: Sendable {
                 state.urgent.append(flight)
                 return Due(urgent: true)
             }
-            state.others.append((flight, arrival.bytes.count))
+            state.others.append(Other(flight: flight, bytes: arrival.bytes.count))
             state.bytesWaiting += arrival.bytes.count
             return Due(urgent: state.hasTooMuchWaiting, background: true)
         }
@@ -149,9 +157,9 @@ final class LandingQueue: Sendable {
     }
 
     private static func popOther(_ state: inout State, _ take: (Flight) -> Flight.Arrival?) -> Work? {
-        while let (flight, bytes) = state.others.popFirst() {
-            state.bytesWaiting -= bytes
-            if let arrival = take(flight) { return .inflate(flight, arrival) }
+        while let other = state.others.popFirst() {
+            state.bytesWaiting -= other.bytes
+            if let flight = other.flight, let arrival = take(flight) { return .inflate(flight, arrival) }
         }
         return nil
     }

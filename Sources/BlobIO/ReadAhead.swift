@@ -67,6 +67,11 @@ struct ReadAhead: Sendable {
         asked += range.count
         let near = FetchPlanner.widening(link, yield, limits)
         var stream = takeStream(at: range, slack: near) ?? makeStream(at: range)
+        // A trial cannot show that members are read in order which are larger than it. Missing one after the other does.
+        if range.offset == stream.frontier, range.count > limits.mostTrial {
+            stream.yield.fetch(range.count)
+            stream.yield.read(range.count)
+        }
         if stream.window == 0 {
             stream.window = min(near, limits.mostAhead)
         } else if stream.yield.isMostlyRead() {

@@ -40,24 +40,23 @@ final class SpanAssembler: Sendable {
     private struct State {
         /// How many bytes of the request have come.
         var taken: UInt64 = 0
-        /// The first flight of which nothing has come.
-        var next = 0
+        /// The flights of which nothing has come, the next one last.
+        var ahead: [Flight]
         var filling: [Filling] = []
     }
 
     /// What is asked for.
     let range: ByteRange
-    /// Sorted by offset.
-    private let flights: [Flight]
     private let arrive: @Sendable (Flight, SharedBytes) -> Void
-    private let state = Mutex(State())
+    /// A flight that was handed over is not held: what it inflated to goes when it is packed, not when the request ends.
+    private let state: Mutex<State>
 
     /// - Parameters:
     ///   - flights: inside of `range`, sorted by offset.
     ///   - arrive: gets each flight's bytes, on the thread that brings them; must not wait.
     init(_ range: ByteRange, _ flights: [Flight], arrive: @escaping @Sendable (Flight, SharedBytes) -> Void) {
         self.range = range
-        self.flights = flights
+        state = Mutex(State(ahead: flights.reversed()))
         self.arrive = arrive
     }
 
@@ -68,7 +67,7 @@ final class SpanAssembler: Sendable {
     }
 
     /// The flights that have not got their bytes.
-    var unfinished: [Flight] { state.withLock { $0.filling.map(\.flight) + flights[$0.next...] } }
+    var unfinished: [Flight] { state.withLock { $0.filling.map(\.flight) + $0.ahead.reversed() } }
 
     /// Takes the next bytes; false when they are more than were asked for, or memory is out.
     func take(_ bytes: borrowing RawSpan) -> Bool {
@@ -85,10 +84,10 @@ final class SpanAssembler: Sendable {
         let count = UInt64(bytes.byteCount)
         guard count <= range.count - state.taken else { return nil }
         let position = range.offset + state.taken
-        while state.next < flights.count, flights[state.next].range.offset < position + count {
-            guard let filling = Filling(flights[state.next]) else { return nil }
+        while let flight = state.ahead.last, flight.range.offset < position + count {
+            guard let filling = Filling(flight) else { return nil }
             state.filling.append(filling)
-            state.next += 1
+            state.ahead.removeLast()
         }
         state.taken += count
         var complete: [Filling] = []

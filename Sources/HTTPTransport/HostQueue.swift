@@ -2,14 +2,15 @@
 /// ours: libcurl never gets more than the server's connections or streams can carry at once.
 struct HostQueue {
     private struct Line {
-        private var items: [Transfer] = []
+        /// Those before `head` are nil: a transfer's sink can hold much memory.
+        private var items: [Transfer?] = []
         private var head = 0
 
         mutating func append(_ transfer: Transfer) { items.append(transfer) }
 
         /// The first that still waits. Those that were cancelled meanwhile are dropped.
         mutating func first() -> Transfer? {
-            while head < items.count, items[head].phase != .waiting { head += 1 }
+            while head < items.count, items[head]?.phase != .waiting { removeFirst() }
             if head == items.count {
                 items.removeAll(keepingCapacity: items.count <= 64)
                 head = 0
@@ -22,10 +23,13 @@ struct HostQueue {
             return items[head]
         }
 
-        mutating func removeFirst() { head += 1 }
+        mutating func removeFirst() {
+            items[head] = nil
+            head += 1
+        }
 
         func forEach(_ body: (Transfer) -> Void) {
-            for transfer in items[head...] where transfer.phase == .waiting { body(transfer) }
+            for case let transfer? in items[head...] where transfer.phase == .waiting { body(transfer) }
         }
     }
 

@@ -62,7 +62,11 @@ public final class WorkerPool: Sendable {
 
         init() {
             unsafe pthread_mutex_init(mutex, nil)
-            unsafe pthread_cond_init(condition, nil)
+            var attributes = pthread_condattr_t()
+            unsafe pthread_condattr_init(&attributes)
+            unsafe pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+            unsafe pthread_cond_init(condition, &attributes)
+            unsafe pthread_condattr_destroy(&attributes)
         }
 
         /// Returns the number of a thread to start, if one is needed and there are fewer than `most`.
@@ -76,11 +80,25 @@ public final class WorkerPool: Sendable {
             return started - 1
         }
 
-        func next() -> @Sendable () -> Void {
+        /// Waits for a job; with a limit in nanoseconds, nil when none came.
+        func next(within nanoseconds: UInt64? = nil) -> (@Sendable () -> Void)? {
+            let end = monotonicNanoseconds() &+ (nanoseconds ?? 0)
+            var deadline = timespec(tv_sec: Int(end / 1_000_000_000), tv_nsec: Int(end % 1_000_000_000))
             unsafe pthread_mutex_lock(mutex)
             idle += 1
-            while head == jobs.count { unsafe pthread_cond_wait(condition, mutex) }
+            var isLate = false
+            while head == jobs.count, !isLate {
+                if nanoseconds == nil {
+                    unsafe pthread_cond_wait(condition, mutex)
+                } else {
+                    isLate = unsafe pthread_cond_timedwait(condition, mutex, &deadline) == ETIMEDOUT
+                }
+            }
             idle -= 1
+            guard head < jobs.count else {
+                unsafe pthread_mutex_unlock(mutex)
+                return nil
+            }
             let job = jobs[head]
             jobs[head] = {}
             head += 1
@@ -97,10 +115,21 @@ public final class WorkerPool: Sendable {
     private let name: String
     private let threads: Int
     private let priority: WorkerPriority
+    private let whenIdle: (@Sendable () -> Void)?
+    /// How long a thread waits for a further job before it counts as idle, in nanoseconds.
+    private static let idleAfter: UInt64 = 1_000_000_000
 
-    /// - Parameter threads: how many there are at most.
-    public init(named name: String, threads: Int, priority: WorkerPriority = .normal) {
+    /// - Parameters:
+    ///   - threads: how many there are at most.
+    ///   - whenIdle: called by a thread that had jobs, once, after a second without any.
+    public init(
+        named name: String,
+        threads: Int,
+        priority: WorkerPriority = .normal,
+        whenIdle: (@Sendable () -> Void)? = nil
+    ) {
         precondition(threads > 0)
+        self.whenIdle = whenIdle
         self.name = name
         self.threads = threads
         self.priority = priority
@@ -111,10 +140,20 @@ public final class WorkerPool: Sendable {
         guard let number = queue.push(job, most: threads) else { return }
         let queue = queue
         let priority = priority
+        let whenIdle = whenIdle
         startThread(named: "\(name)-\(number)") {
             // On Linux that is about the calling thread.
             if priority == .low { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 10) }
-            while true { queue.next()() }
+            var hasWorked = false
+            while true {
+                if let job = queue.next(within: hasWorked && whenIdle != nil ? WorkerPool.idleAfter : nil) {
+                    job()
+                    hasWorked = true
+                } else {
+                    whenIdle?()
+                    hasWorked = false
+                }
+            }
         }
     }
 
@@ -124,6 +163,11 @@ public final class WorkerPool: Sendable {
             submit { continuation.resume(returning: job()) }
         }
     }
+}
+
+/// Gives the system back what is freed and kept for the next allocations (malloc_trim(3)). Takes milliseconds.
+public func releaseFreeMemory() {
+    crfs_release_free_memory()
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

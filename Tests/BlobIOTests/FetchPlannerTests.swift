@@ -167,6 +167,28 @@ struct MemberList: MemberMap {
         #expect(FetchPlanner.roundTripWorth(.unknown) == 256 << 10)
     }
 
+    @Test func whatRunsAheadGoesInWholeRequestsOrWaits() {
+        let span = FetchPlanner.streamSpan
+        func step(_ wanted: UInt64, sent: UInt64 = 0, room: UInt64, _ limits: FetchLimits = FetchLimits()) -> UInt64? {
+            FetchPlanner.streamStep(wanted: wanted, sent: sent, room: room, limits)
+        }
+        #expect(step(0, room: 100 << 20) == nil)
+        #expect(step(100 << 20, room: 100 << 20) == span)
+        #expect(step(100 << 20, room: span) == span)
+        #expect(step(100 << 20, room: span - 1) == nil)
+        #expect(step(1000, room: 1000) == 1000)
+        #expect(step(1000, room: 999) == nil)
+        // What is left of a large order waits for the next one where it is little.
+        #expect(step(2 * span, sent: span, room: 100 << 20) == span)
+        #expect(step(span + span / 2, sent: span, room: 100 << 20) == nil)
+        #expect(step(span, sent: 2 * span, room: 100 << 20) == nil)
+        #expect(step(1000, sent: 900, room: 100 << 20) == 100)
+        // Of a store that allows little, half of what a layer may have on its way.
+        let small = FetchLimits.store(of: 16 << 20)
+        #expect(step(1 << 20, room: 384 << 10, small) == 384 << 10)
+        #expect(step(1 << 20, room: 1 << 20, .nothingAhead) == nil)
+    }
+
     @Test func aSmallStoreAllowsLittle() {
         #expect(FetchLimits.store(of: 0) == .nothingAhead)
         #expect(FetchLimits.store(of: 10 << 30) == FetchLimits())

@@ -179,14 +179,13 @@ private struct Fleet {
         var total: UInt64 = 0
         while total < bytes {
             let room = room(layer)
-            let step = min(bytes - total, FetchPlanner.streamSpan(link), room)
-            guard step > 0 else { break }
+            guard let step = FetchPlanner.streamStep(wanted: bytes, sent: total, room: room, limits) else { break }
             let members = layers[layer].members
             let found = FetchPlanner.following(
                 layers[layer].list,
                 from: end,
                 bytes: step,
-                largestFirst: total == 0 ? min(limits.mostWidening, room) : step,
+                largestFirst: FetchPlanner.largestFirst(step: step, sent: total, room: room, limits),
                 bridge: nil,
                 reason: .ahead
             ) { position, _ in

@@ -49,6 +49,39 @@ import Testing
         #expect(queue.nextInBackground() == nil)
     }
 
+    /// Regression: up to 255 members that had been packed were held, and with them what they inflated to.
+    @Test func whatWasTakenOutIsNotHeld() async throws {
+        let queue = LandingQueue()
+        let flights = try await flights(2)
+        weak var first: SharedBytes?
+        do {
+            let landed = member(10)
+            first = landed.bytes
+            _ = queue.append(flights[0], landed: landed)
+        }
+        _ = queue.append(flights[1], landed: member(10))
+        #expect(first != nil)
+        #expect(packed(queue.nextInBackground()) === flights[0])
+        #expect(first == nil)
+        #expect(packed(queue.nextInBackground()) === flights[1])
+    }
+
+    /// Regression: a member that a reader had come for was held until its turn among the others, which does not come for as
+    /// long as readers wait for something.
+    @Test func whatAReaderCameForIsNotHeldUntilItsOtherTurn() async throws {
+        let queue = LandingQueue()
+        weak var first: Flight?
+        do {
+            let flight = try await flights(1)[0]
+            first = flight
+            _ = queue.append(flight, arrival())
+            _ = queue.promote(flight)
+            #expect(inflated(queue.next())?.flight === flight)
+        }
+        #expect(first == nil)
+        #expect(queue.nextInBackground() == nil)
+    }
+
     @Test func whatAReaderWaitsForIsNeverLeftToTheBackground() async throws {
         let queue = LandingQueue()
         let flights = try await flights(3)

@@ -175,6 +175,24 @@ private final class TricklingSource: Sendable {
         #expect(await bench.settled())
     }
 
+    /// Regression: a request held all its flights until its end, and with them what the first ones had inflated to.
+    @Test func aRequestDoesNotHoldTheFlightsThatItHandedOver() async throws {
+        let bench = try Bench()
+        let opened = try await bench.open(layer, ScriptedSource(layer.blob))
+        weak var first: Flight?
+        let span: SpanAssembler
+        do {
+            let flights = [0, 100].map { Flight(opened, ByteRange(offset: $0, count: 100), ahead: nil) }
+            first = flights[0]
+            span = SpanAssembler(ByteRange(offset: 0, count: 200), flights) { _, _ in }
+        }
+        #expect(first != nil)
+        let isTaken = span.take(SharedBytes([UInt8](repeating: 0, count: 150)).span)
+        #expect(isTaken)
+        #expect(first == nil)
+        #expect(span.unfinished.map(\.range.offset) == [100])
+    }
+
     @Test func bytesAreCutIntoMembersWhereverTheyAreSplit() async throws {
         let bench = try Bench()
         let opened = try await bench.open(layer, ScriptedSource(layer.blob))

@@ -24,6 +24,21 @@ import Testing
         return taken
     }
 
+    /// Regression: up to 63 transfers that had ended were held while others waited, and with each what its sink held.
+    @Test func aTransferThatHadItsTurnIsNotHeld() throws {
+        var queue = HostQueue()
+        weak var first: Transfer?
+        do {
+            let transfer = try transfer(.demand)
+            first = transfer
+            queue.append(transfer)
+        }
+        try fill(&queue, .demand, 1)
+        #expect(first != nil)
+        do { #expect(queue.next() === first) }
+        #expect(first == nil)
+    }
+
     @Test func demandGoesFirstAndFillsAllPlaces() throws {
         var queue = HostQueue()
         try fill(&queue, .background, 5)

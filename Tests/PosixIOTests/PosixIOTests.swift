@@ -109,6 +109,16 @@ struct CompletionTests {
 
 @Suite("Worker pools")
 struct WorkerPoolTests {
+    @Test("a thread that had jobs tells when no more come, each time")
+    func idleThreadsTell() async {
+        let told = Mutex(0)
+        let pool = WorkerPool(named: "idle", threads: 1, whenIdle: { told.withLock { $0 += 1 } })
+        for round in 1...2 {
+            #expect(await pool.run { round } == round)
+            #expect(await eventually { told.withLock { $0 } == round })
+        }
+    }
+
     @Test("a pool has the threads that its jobs need, up to its number")
     func threadsStartWhenNeeded() async {
         let pool = WorkerPool(named: "lazy", threads: 3)

@@ -29,6 +29,9 @@ void crfs_name_thread(const char *name);
 // Bounds what malloc keeps to itself: few arenas, large blocks by mmap so that freeing them gives them back.
 void crfs_configure_malloc(void);
 
+// malloc_trim(3): gives the system back all that malloc keeps.
+void crfs_release_free_memory(void);
+
 // Unix stream sockets. A path may have at most 107 bytes (ENAMETOOLONG otherwise). Each returns a descriptor that is
 // closed on exec, or -1 and errno. What the listening one puts into the file system has mode 0600 from the start.
 int crfs_unix_listen(const char *path, int backlog);

@@ -244,8 +244,9 @@ extension BlobIO {
         }
         let end = claimed.reduce(last.range.end) { max($0, $1.range.end) }
         let range = ByteRange(offset: first.range.offset, count: end - first.range.offset)
+        let request = assemble(range, claimed, isSecond: false)
         Task {
-            await self.fly(layer, claimed, range, kind.priority, isSecond: false)
+            await self.fly(layer, request, kind.priority, isSecond: false)
             self.prefetcher.endRequest()
             self.wakePrefetcher()
         }

@@ -48,7 +48,7 @@ enum PrefetchPlan {
     ///
     /// - Parameter isQuiet: no reader waits for anything now.
     static func window(_ kind: PrefetchKind, _ link: LinkEstimate, _ limits: FetchLimits, isQuiet: Bool) -> UInt64 {
-        let wide = max(limits.mostInFlight, min(FetchPlanner.roundTripWorth(link) + (2 << 20), 12 << 20))
+        let wide = max(min(limits.mostInFlight, 8 << 20), min(FetchPlanner.roundTripWorth(link) + (2 << 20), 12 << 20))
         guard kind == .background else { return wide }
         return isQuiet ? max(1 << 20, wide / 2) : 1 << 20
     }
