@@ -206,6 +206,26 @@ IMAGE = tuple(
     if isinstance(bar, Ratio) and bar.mine.scenario in IN_IMAGE_MOUNT and bar.mine.origin == "0 ms"
 )
 
+# Where it is written, with the profile, what holds a bar that is missed: the decision, by the row of crfs.
+HELD_BY = {
+    "serve": "0015-until-it-serves",
+    **dict.fromkeys(
+        ("first-small", "python", "python-profile", "python-indexed"), "0021-what-a-cold-job-waits-for"
+    ),
+    **dict.fromkeys(("read-all", "read-8"), "0022-reading-everything"),
+    **dict.fromkeys(IN_IMAGE_MOUNT[2:], "0023-what-holds-warm-reads"),
+    **dict.fromkeys(("read-all-warm", "read-all-disk"), "0023-what-holds-warm-reads"),
+    **dict.fromkeys(("large-warm", "large-known", "fio-disk", "open"), "0023-what-holds-warm-reads"),
+}
+
+
+def held_by(bar):
+    """The page of docs/ that says what holds a bar; empty where there is none."""
+    mine = getattr(bar, "mine", None)
+    page = HELD_BY.get(mine.scenario, "") if mine else HELD_BY["read-all"] if isinstance(bar, Memory) else ""
+    return page and f"[{page[:4]}](decisions/{page}.md)"
+
+
 # (heading, bars)
 ALL = (
     ("Cold reads", COLD),

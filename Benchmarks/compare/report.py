@@ -86,12 +86,18 @@ def bars(results):
         met = sum(verdict.verdict == verdicts.MET for verdict in found)
         parts.append(f"{heading}: {met} of {len(found)} met.")
         rows = [
-            [verdict.verdict, verdict.title, verdict.bar, verdict.measured]
+            [
+                verdict.verdict,
+                verdict.title,
+                verdict.bar,
+                verdict.measured,
+                verdict.held_by if verdict.verdict == verdicts.MISSED else "",
+            ]
             for verdict in found
             if verdict.verdict != verdicts.NOT_ASKED
         ]
         if rows:
-            parts.append(_table(["", "what", "to reach", "measured"], rows))
+            parts.append(_table(["", "what", "to reach", "measured", "what holds it"], rows))
         others = [verdict.title for verdict in found if verdict.verdict == verdicts.NOT_ASKED]
         if others:
             parts.append(f"Not in this run, whose list of cells is another: {'; '.join(others)}.")

@@ -18,6 +18,7 @@ class Verdict:
     measured: str
     verdict: str
     sort: float = 0.0  # how far from the bar: above 1 is missed
+    held_by: str = ""  # where it is written what holds it, as a link
 
 
 def all_verdicts(results):
@@ -33,7 +34,7 @@ def all_verdicts(results):
 def verdict(results, bar):
     """The Verdict of one bar."""
     kinds = {bars.Ratio: _ratio, bars.Limit: _limit, bars.Disk: _disk, bars.Memory: _memory}
-    return kinds[type(bar)](results, bar)
+    return dataclasses.replace(kinds[type(bar)](results, bar), held_by=bars.held_by(bar))
 
 
 def places_of(bar):
