@@ -23,25 +23,6 @@ final class LandingQueue: Sendable {
         var background = false
     }
 
-    private struct Line<Element> {
-        /// Those before `head` are nil: what was taken out is held by whoever took it alone, and is memory.
-        private var items: [Element?] = []
-        private var head = 0
-
-        mutating func append(_ item: Element) { items.append(item) }
-
-        mutating func popFirst() -> Element? {
-            guard head < items.count else { return nil }
-            let item = items[head].take()
-            head += 1
-            if head == items.count || head >= 256 {
-                items.removeFirst(head)
-                head = 0
-            }
-            return item
-        }
-    }
-
     private struct Landed: Sendable {
         let flight: Flight
         let member: DecodedMember

@@ -1,38 +1,8 @@
+internal import PosixIO
+
 /// The transfers of one server: those that libcurl has, by number, and those that wait for their turn. The order is
 /// ours: libcurl never gets more than the server's connections or streams can carry at once.
 struct HostQueue {
-    private struct Line {
-        /// Those before `head` are nil: a transfer's sink can hold much memory.
-        private var items: [Transfer?] = []
-        private var head = 0
-
-        mutating func append(_ transfer: Transfer) { items.append(transfer) }
-
-        /// The first that still waits. Those that were cancelled meanwhile are dropped.
-        mutating func first() -> Transfer? {
-            while head < items.count, items[head]?.phase != .waiting { removeFirst() }
-            if head == items.count {
-                items.removeAll(keepingCapacity: items.count <= 64)
-                head = 0
-                return nil
-            }
-            if head >= 64, head * 2 >= items.count {
-                items.removeFirst(head)
-                head = 0
-            }
-            return items[head]
-        }
-
-        mutating func removeFirst() {
-            items[head] = nil
-            head += 1
-        }
-
-        func forEach(_ body: (Transfer) -> Void) {
-            for case let transfer? in items[head...] where transfer.phase == .waiting { body(transfer) }
-        }
-    }
-
     /// Requests at once over HTTP/1.1, and as long as the server's version is not known: one for each connection.
     static let connections = 16
     /// Requests at once over HTTP/2: what servers allow on a connection.
@@ -46,7 +16,7 @@ struct HostQueue {
     /// Of the requests that readers wait for, one in so many may be sent a second time.
     private static let hedgeShare = 32
 
-    private var lines = [Line](repeating: Line(), count: TransferPriority.demand.rawValue + 1)
+    private var lines = [Line<Transfer>](repeating: Line(), count: TransferPriority.demand.rawValue + 1)
     private var activeBackground = 0
     private var activeOthers = 0
     private var activeDemand = 0
@@ -67,7 +37,9 @@ struct HostQueue {
     /// Takes the next one whose turn it is. Of the places, a quarter stays free for demand.
     mutating func next() -> Transfer? {
         for priority in lines.indices.reversed() {
-            guard let transfer = lines[priority].first() else { continue }
+            // Those that were cancelled meanwhile.
+            while let first = lines[priority].first, first.phase != .waiting { lines[priority].popFirst() }
+            guard let transfer = lines[priority].first else { continue }
             let kind = transfer.request.priority
             let active = activeBackground + activeOthers + activeDemand
             let hasRoom =
@@ -77,7 +49,7 @@ struct HostQueue {
                 case .background: active < limit - limit / 4 && activeBackground < HostQueue.backgroundLimit
                 }
             guard hasRoom, kind == .demand || mayBring(transfer.expectedBytes) else { return nil }
-            lines[priority].removeFirst()
+            lines[priority].popFirst()
             count(transfer, 1)
             if kind == .demand { hedgeCredit = min(hedgeCredit + 1, 4 * HostQueue.hedgeShare) }
             return transfer
@@ -120,7 +92,7 @@ struct HostQueue {
 
     /// Calls `body` for every transfer that waits.
     func forEachWaiting(_ body: (Transfer) -> Void) {
-        for line in lines { line.forEach(body) }
+        for line in lines { line.forEach { if $0.phase == .waiting { body($0) } } }
     }
 
     private mutating func count(_ transfer: Transfer, _ change: Int) {

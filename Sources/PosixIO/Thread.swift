@@ -50,64 +50,39 @@ public enum WorkerPriority: Sendable {
 public final class WorkerPool: Sendable {
     @safe
     private final class Queue: @unchecked Sendable {
-        // SAFETY: every field is touched only with `mutex` held; the condition variable needs a stable address, which
-        // a heap allocation gives.
-        let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-        let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-        var jobs: [@Sendable () -> Void] = []
-        var head = 0
+        // SAFETY: every field is touched only with the condition's lock held.
+        private let condition = Condition()
+        private var jobs = Line<@Sendable () -> Void>()
         /// Threads that wait for a job, and all.
-        var idle = 0
-        var started = 0
-
-        init() {
-            unsafe pthread_mutex_init(mutex, nil)
-            var attributes = pthread_condattr_t()
-            unsafe pthread_condattr_init(&attributes)
-            unsafe pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-            unsafe pthread_cond_init(condition, &attributes)
-            unsafe pthread_condattr_destroy(&attributes)
-        }
+        private var idle = 0
+        private var started = 0
 
         /// Returns the number of a thread to start, if one is needed and there are fewer than `most`.
         func push(_ job: @escaping @Sendable () -> Void, most: Int) -> Int? {
-            unsafe pthread_mutex_lock(mutex)
-            defer { unsafe pthread_mutex_unlock(mutex) }
+            condition.lock()
+            defer { condition.unlock() }
             jobs.append(job)
-            unsafe pthread_cond_signal(condition)
-            guard jobs.count - head > idle, started < most else { return nil }
+            condition.signal()
+            guard jobs.count > idle, started < most else { return nil }
             started += 1
             return started - 1
         }
 
         /// Waits for a job; with a limit in nanoseconds, nil when none came.
-        func next(within nanoseconds: UInt64? = nil) -> (@Sendable () -> Void)? {
-            let end = monotonicNanoseconds() &+ (nanoseconds ?? 0)
-            var deadline = timespec(tv_sec: Int(end / 1_000_000_000), tv_nsec: Int(end % 1_000_000_000))
-            unsafe pthread_mutex_lock(mutex)
+        func next(within nanoseconds: UInt64?) -> (@Sendable () -> Void)? {
+            let end = nanoseconds.map { monotonicNanoseconds() &+ $0 }
+            condition.lock()
+            defer { condition.unlock() }
             idle += 1
-            var isLate = false
-            while head == jobs.count, !isLate {
-                if nanoseconds == nil {
-                    unsafe pthread_cond_wait(condition, mutex)
+            defer { idle -= 1 }
+            while jobs.count == 0 {
+                if let end {
+                    if !condition.wait(until: end) { break }
                 } else {
-                    isLate = unsafe pthread_cond_timedwait(condition, mutex, &deadline) == ETIMEDOUT
+                    condition.wait()
                 }
             }
-            idle -= 1
-            guard head < jobs.count else {
-                unsafe pthread_mutex_unlock(mutex)
-                return nil
-            }
-            let job = jobs[head]
-            jobs[head] = {}
-            head += 1
-            if head == jobs.count {
-                jobs.removeAll(keepingCapacity: true)
-                head = 0
-            }
-            unsafe pthread_mutex_unlock(mutex)
-            return job
+            return jobs.popFirst()
         }
     }
 

@@ -7,8 +7,7 @@ internal import PosixIO
 /// LOCK ORDER: the queue's lock, then the gate's.
 final class ByteQueue: Sendable {
     private struct State {
-        var pieces: [SharedBytes] = []
-        var head = 0
+        var pieces = Line<SharedBytes>()
         var byteCount = 0
         /// Nothing follows.
         var isEnded = false
@@ -57,14 +56,8 @@ final class ByteQueue: Sendable {
             case failed(BlobError)
         }
         let step = state.wait { state -> Step? in
-            if state.head < state.pieces.count {
-                let piece = state.pieces[state.head]
-                state.head += 1
+            if let piece = state.pieces.popFirst() {
                 state.byteCount -= piece.count
-                if state.head >= 64 || state.head == state.pieces.count {
-                    state.pieces.removeFirst(state.head)
-                    state.head = 0
-                }
                 return .piece(piece, opens: state.byteCount <= ByteQueue.mostBytes / 4)
             }
             if let failure = state.failure { return .failed(failure) }
@@ -83,8 +76,7 @@ final class ByteQueue: Sendable {
     func close() {
         state.withLock { state in
             state.isClosed = true
-            state.pieces = []
-            state.head = 0
+            state.pieces = Line()
             state.byteCount = 0
         }
         gate.open()
