@@ -149,17 +149,11 @@ extension BlobIO {
         _ plan: (_ isAbsent: (_ position: Int, _ member: ByteRange) -> Bool) -> [FetchPlanner.Item]
     ) -> ([FetchPlanner.Item], [Flight]) {
         let map = IndexMembers(index: layer.index)
-        let (takesTests, takesSources) = (layer.reads(.test), layer.reads(.source))
+        let takesAll = layer.readsAllCompanions
         let (items, claimed) = flights.withLock { flights -> ([FetchPlanner.Item], [Flight]) in
             let items = plan { position, member in
                 guard flights[Flight.Key(layer, member.offset)] == nil, layer.isDirect(member) else { return false }
-                if !takesTests || !takesSources {
-                    switch map.companion(at: position) {
-                    case .test: if !takesTests { return false }
-                    case .source: if !takesSources { return false }
-                    case nil: break
-                    }
-                }
+                if !takesAll, let kind = map.companion(at: position), !layer.reads(kind) { return false }
                 return map.containsChunk(of: member, from: position) { !store.contains(layer.key($0)) }
             }
             let claimed = items.map { item in

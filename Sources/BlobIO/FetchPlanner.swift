@@ -33,6 +33,7 @@ struct FetchLimits: Sendable, Equatable {
         limits.leastWidening = min(limits.leastWidening, limits.mostWidening)
         return limits
     }
+
     /// Beside a store on disk, which keeps what has come: memory, of which chunks may take this much, is for what is on its
     /// way alone.
     static func besideDisk(memory: UInt64) -> FetchLimits {

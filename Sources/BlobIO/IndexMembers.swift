@@ -45,7 +45,7 @@ struct IndexMembers: MemberMap {
 
 /// A file that comes with others and that hardly a job reads: it is not taken along with a miss until some of its kind
 /// were read in the layer.
-enum Companion: Int, CaseIterable {
+enum Companion {
     /// It belongs to a test suite: it is somewhere below a directory `test` or `tests`.
     case test
     /// A source of a compiled Python module: `.py`, `.pyi`, `.pyx` or `.pxd` beside a directory `__pycache__`. Python reads

@@ -89,13 +89,15 @@ public final class Layer: Sendable {
         }
     }
 
+    /// Whether they want all companions, so that nothing need be known of a file.
+    var readsAllCompanions: Bool { reads(.test) && reads(.source) }
+
     /// Notes that a chunk of a file was read for the first time.
     func noteCompanion(_ record: UInt32) {
-        if reads(.test), reads(.source) { return }
-        switch index.companion(record) {
+        guard !readsAllCompanions, let kind = index.companion(record) else { return }
+        switch kind {
         case .test: testsRead.add(1, ordering: .relaxed)
         case .source: sourcesRead.add(1, ordering: .relaxed)
-        case nil: break
         }
     }
 
