@@ -21,13 +21,12 @@ struct ClientStreak: ~Copyable {
     /// - Parameter now: CLOCK_MONOTONIC in nanoseconds.
     /// - Returns: whether the next request of the same client is to be expected at once.
     func note(_ head: RequestHead, at now: UInt64) -> Bool {
-        let before = client.load(ordering: .relaxed)
-        let length = before & 0xffff_ffff
         // The kernel's own, such as FORGET, end no streak.
         guard head.client != 0 else { return false }
+        let before = client.load(ordering: .relaxed)
         let last = answered.exchange(now, ordering: .relaxed)
         let goesOn = before >> 32 == head.client && head.readSize <= Self.largeRead && now &- last < Self.interval
-        let new = goesOn ? min(length + 1, Self.long) : 0
+        let new = goesOn ? min((before & 0xffff_ffff) + 1, Self.long) : 0
         client.store(UInt64(head.client) << 32 | new, ordering: .relaxed)
         return new == Self.long
     }

@@ -104,7 +104,6 @@ extension SavedStream {
         }
         return isSound ? all : nil
     }
-
 }
 
 /// One record whose checksum holds. That says nothing of what it means: each part is held against the ones before.
