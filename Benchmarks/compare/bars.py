@@ -198,32 +198,33 @@ ANY = (
 )
 
 # What a mount of one image (crfs mount --image) may change, measured there too.
-IN_IMAGE_MOUNT = ("serve", "python", "python-warm", "hot", "jobs", "jobs-stay", "find-cold", "find-warm", "stat-cold")
-IN_IMAGE_MOUNT += ("stat-warm", "ls-cold", "ls-warm")
+COLD_IN_IMAGE = ("serve", "python")
+WARM_IN_IMAGE = ("python-warm", "hot", "jobs", "jobs-stay")
+WARM_IN_IMAGE += ("find-cold", "find-warm", "stat-cold", "stat-warm", "ls-cold", "ls-warm")
 IMAGE = tuple(
     dataclasses.replace(bar, mine=dataclasses.replace(bar.mine, contender="crfs-image"))
     for bar in (*COLD, *WARM)
-    if isinstance(bar, Ratio) and bar.mine.scenario in IN_IMAGE_MOUNT and bar.mine.origin == "0 ms"
+    if isinstance(bar, Ratio)
+    and bar.mine.scenario in (*COLD_IN_IMAGE, *WARM_IN_IMAGE)
+    and bar.mine.origin == "0 ms"
 )
 
-# Where it is written, with the profile, what holds a bar that is missed: the decision, by the row of crfs.
+# Where it is written, with the profile, what holds bars that are missed: the decision, and the rows of crfs.
 HELD_BY = {
-    "serve": "0015-until-it-serves",
-    **dict.fromkeys(
-        ("first-small", "python", "python-profile", "python-indexed"), "0021-what-a-cold-job-waits-for"
+    "0015-until-it-serves": ("serve",),
+    "0021-what-a-cold-job-waits-for": ("first-small", "python", "python-profile", "python-indexed"),
+    "0022-reading-everything": ("read-all", "memory"),
+    "0023-what-holds-warm-reads": (
+        *WARM_IN_IMAGE,
+        *("read-all-warm", "read-all-disk", "large-warm", "large-known", "fio-disk", "open"),
     ),
-    **dict.fromkeys(("read-all", "read-8"), "0022-reading-everything"),
-    **dict.fromkeys(IN_IMAGE_MOUNT[2:], "0023-what-holds-warm-reads"),
-    **dict.fromkeys(("read-all-warm", "read-all-disk"), "0023-what-holds-warm-reads"),
-    **dict.fromkeys(("large-warm", "large-known", "fio-disk", "open"), "0023-what-holds-warm-reads"),
 }
 
 
 def held_by(bar):
-    """The page of docs/ that says what holds a bar; empty where there is none."""
-    mine = getattr(bar, "mine", None)
-    page = HELD_BY.get(mine.scenario, "") if mine else HELD_BY["read-all"] if isinstance(bar, Memory) else ""
-    return page and f"[{page[:4]}](decisions/{page}.md)"
+    """A link to the page of docs/ that says what holds a bar; empty where there is none."""
+    row = "memory" if isinstance(bar, Memory) else bar.mine.scenario
+    return "".join(f"[{page[:4]}](decisions/{page}.md)" for page, rows in HELD_BY.items() if row in rows)
 
 
 # (heading, bars)
