@@ -294,32 +294,33 @@ struct ImageMountTests {
 
     // MARK: The cache
 
+    /// A cache directory in which a mount has left all of its image.
+    private func cacheOfAMount(_ arguments: [String]) throws -> TemporaryDirectory {
+        let cache = try TemporaryDirectory("cache")
+        let mount = try CrfsMount(cache: cache.path, arguments: arguments)
+        try expectTree(mount.point, is: "merged", flags: ["--native"] + tocFlags)
+        #expect(mount.stop() == .exited(0))
+        return cache
+    }
+
     @Test(arguments: OfflineTests.Away.allCases)
     func aKnownImageMountsWithoutItsRegistry(away: OfflineTests.Away) throws {
         let registry = try server("estargz")
-        let directory = try TemporaryDirectory("offline")
-        let cache = try directory.makeDirectory("cache", mode: 0o700)
         let arguments = ["--image", reference(registry), "--tag-ttl", "0"]
-        let first = try CrfsMount(cache: cache, arguments: arguments)
-        try expectTree(first.point, is: "merged", flags: ["--native"] + tocFlags)
-        #expect(first.stop() == .exited(0))
+        let cache = try cacheOfAMount(arguments)
         if away == .stopped { registry.stop() } else { registry.suspend() }
         defer { if away == .silent { registry.resume() } }
-        let mount = try CrfsMount(cache: cache, arguments: arguments)
+        let mount = try CrfsMount(cache: cache.path, arguments: arguments)
         try expectTree(mount.point, is: "merged", flags: ["--native"] + tocFlags)
         #expect(mount.logLines(containing: "using the last known digest").count == 1)
     }
 
     @Test func aKnownImageMountsWithoutARequestWhileItsTagIsFresh() throws {
         let registry = try server("estargz")
-        let directory = try TemporaryDirectory("known")
-        let cache = try directory.makeDirectory("cache", mode: 0o700)
         let arguments = ["--image", reference(registry), "--tag-ttl", "600"]
-        let first = try CrfsMount(cache: cache, arguments: arguments)
-        try expectTree(first.point, is: "merged", flags: ["--native"] + tocFlags)
-        #expect(first.stop() == .exited(0))
+        let cache = try cacheOfAMount(arguments)
         let before = registry.requests(containing: "/v2/").count
-        let mount = try CrfsMount(cache: cache, arguments: arguments)
+        let mount = try CrfsMount(cache: cache.path, arguments: arguments)
         try expectTree(mount.point, is: "merged", flags: ["--native"] + tocFlags)
         #expect(before > 0 && registry.requests(containing: "/v2/").count == before)
     }
